@@ -1,0 +1,167 @@
+"""What the layer above asks of the coordinator, and what it is told: requests and outcomes.
+
+Outcomes are values, not exceptions: that a majority was lost is no accident but an answer. Each says by its
+type whether the write is applied, surely not applied, or unknown; nothing else may be concluded from it.
+
+    WriteOutcome            applied?
+    ├── Written             yes
+    ├── Conflict            no: the condition was false at a settled value
+    ├── Unavailable         no: too few replicas, known before anything was sent
+    ├── Overloaded          no: too many requests wait already
+    └── Unknown             may be, now or later
+
+    ReadOutcome, ListOutcome
+    ├── Found / Listed
+    ├── Unavailable         too few replicas were reachable
+    ├── Overloaded
+    └── TimedOut            they did not answer in time
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+from cluster.levels import Level
+from storage.engine import ScanEntry
+from storage.record import Record
+
+
+class ConditionKind(IntEnum):
+    """When a strong write may be applied."""
+
+    ALWAYS = 0
+    IF_VERSION = 1
+    """Only over the value with this very version."""
+    IF_EXISTS = 2
+    IF_ABSENT = 3
+
+
+class Condition(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The condition of a write: checked and applied in one atomic step."""
+
+    kind: ConditionKind = ConditionKind.ALWAYS
+    version: int = 0
+
+    def holds(self, base: Record | None) -> bool:
+        """Whether the write may go over this record; a tombstone counts as absent."""
+        present = base is not None and base.value is not None
+        if self.kind == ConditionKind.ALWAYS:
+            return True
+        if self.kind == ConditionKind.IF_VERSION:
+            return present and base is not None and base.origin == self.version
+        return present == (self.kind == ConditionKind.IF_EXISTS)
+
+
+ALWAYS = Condition()
+
+
+class WriteRequest(msgspec.Struct, frozen=True, gc=False):
+    """One put or delete."""
+
+    key: bytes
+    value: bytes | None
+    """None deletes."""
+    content_type: str
+    level: Level
+    needed: int
+    """Replicas that must have it on disk, from levels.quorum_size."""
+    timeout_s: float
+    condition: Condition = ALWAYS
+    """Anything but ALWAYS at the strong level only."""
+
+
+class ReadRequest(msgspec.Struct, frozen=True, gc=False):
+    """One get."""
+
+    key: bytes
+    level: Level
+    needed: int
+    """Replicas that must answer, from levels.quorum_size."""
+    timeout_s: float
+
+
+class ListRequest(msgspec.Struct, frozen=True, gc=False):
+    """One page of keys."""
+
+    prefix: bytes
+    after: bytes | None
+    limit: int
+    values: bool
+    level: Level
+    needed: int
+    timeout_s: float
+
+
+class Found(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A read's answer. record is None, or a tombstone, where there is no value."""
+
+    record: Record | None
+    acks: int
+    """Replicas that answered in time to stand behind this."""
+    replicas: tuple[str, ...]
+    """Their names."""
+
+
+class Written(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """The write is applied, or a newer weak write has superseded it already."""
+
+    version: int
+    acks: int
+    """Replicas that had it on disk when the answer was sent."""
+    replicas: tuple[str, ...]
+
+
+class Conflict(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """The condition did not hold. The version seen is on a majority; None where there is no value."""
+
+    version: int | None
+    acks: int
+    replicas: tuple[str, ...]
+
+
+class Unavailable(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """Too few replicas; surely not applied."""
+
+    needed: int
+    got: int
+    replicas: tuple[str, ...]
+
+
+class Overloaded(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """Too much waits already; surely not applied. Worth trying again after retry_after_s."""
+
+    retry_after_s: float
+
+
+class Unknown(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """The write may be applied, now or later, under `version` if one was given to it."""
+
+    needed: int
+    got: int
+    replicas: tuple[str, ...]
+    version: int | None
+
+
+class TimedOut(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A read that got too few answers in time."""
+
+    needed: int
+    got: int
+    replicas: tuple[str, ...]
+
+
+class Listed(msgspec.Struct, frozen=True, gc=False):
+    """One page: live keys in byte order, each with its version, size and type (and value if asked for)."""
+
+    entries: list[ScanEntry]
+    next_after: bytes | None
+    """What `after` takes for the page that follows; None on the last."""
+    acks: int
+    replicas: tuple[str, ...]
+
+
+WriteOutcome = Written | Conflict | Unavailable | Overloaded | Unknown
+ReadOutcome = Found | Unavailable | Overloaded | TimedOut
+ListOutcome = Listed | Unavailable | Overloaded | TimedOut

@@ -1,0 +1,63 @@
+"""What a replica holds of one key: a Record, and beside it the promise (ReplicaState).
+
+A Record is a value or a tombstone with the ballot under which it was accepted here and the origin under
+which it was first proposed. The origin stays when the record is proposed again under a newer ballot: it
+is what applications see as the version.
+
+Both are immutable. Whoever holds one may keep it, share it and send it without copying.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from storage.ballot import NONE
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A value or a tombstone, as one replica accepted it."""
+
+    ballot: int
+    """Accepted under this ballot."""
+    origin: int
+    """The ballot under which this value was first proposed: the version that applications see."""
+    weak: bool
+    """Written by a weak or eventual request, without prepare."""
+    value: bytes | None
+    """The bytes, or None for a tombstone."""
+    content_type: str = ""
+    """Media type as the writer gave it; empty for a tombstone."""
+    expires_at_ms: int = 0
+    """Unix milliseconds from which the value counts as a tombstone; 0 is never."""
+    fences: dict[str, int] | None = None
+    """Highest fence seen, per lock name; None is no fence. Only grows along the history of a key."""
+
+    def under(self, ballot: int, weak: bool) -> Record:
+        """The same write, proposed again under another ballot: origin and value stay."""
+        return Record(ballot, self.origin, weak, self.value, self.content_type, self.expires_at_ms, self.fences)
+
+    def without_value(self) -> Record:
+        """The same ballots with no value: what a reader needs of a replica whose value it will not use."""
+        return Record(self.ballot, self.origin, self.weak, None, self.content_type, self.expires_at_ms, self.fences)
+
+
+class ReplicaState(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """All that a replica remembers of one key: what Paxos calls the state of an acceptor.
+
+    A key that was never heard of is ReplicaState(): no promise, no record.
+    """
+
+    promised: int = NONE
+    """No ballot below this is accepted."""
+    record: Record | None = None
+    """The record accepted last; its ballot never exceeds `promised`."""
+
+    @property
+    def ballot(self) -> int:
+        """The ballot accepted last, NONE when there is no record."""
+        return self.record.ballot if self.record is not None else NONE
+
+    @property
+    def origin(self) -> int:
+        """The origin of the record, NONE when there is none."""
+        return self.record.origin if self.record is not None else NONE
