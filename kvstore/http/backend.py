@@ -1,0 +1,118 @@
+"""What the HTTP layer needs of the node: written by its consumer, so that the two meet in this file alone.
+
+The node (kvstore/node.py) brings both; the tests bring a small honest stand-in. Nothing here knows HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from cluster.requests import ListOutcome, ListRequest, ReadOutcome, ReadRequest, WriteOutcome, WriteRequest
+
+MemberState = Literal["self", "alive", "suspect", "down"]
+"""How a node sees a member: itself, heard lately, not heard for a while, given up on for routing."""
+
+Unreachable = Literal["unreachable"]
+
+
+class MemberView(msgspec.Struct, frozen=True):
+    """A member as one node sees it."""
+
+    name: str
+    slot: int
+    """Its number in the cluster: part of every ballot that it issues, never given twice."""
+    http: str | None
+    """HOST:PORT where applications reach it; None until it has told."""
+    peer: str
+    """HOST:PORT where nodes reach it."""
+    zone: str
+    """Where it stands; empty when zones are not used."""
+    state: MemberState
+    incarnation: str | None
+    """The id of its data folder, 32 hexadecimal digits; None until it has told."""
+
+
+class Backend(Protocol):
+    """Coordinates requests. Outcomes are values; an exception from here is a fault of ours, answered with 500.
+
+    Cancelling an awaited call does not undo what was sent. The level of a request is one of the three, `needed`
+    comes from levels.quorum_size with the view's n, keys and values are within their limits.
+    """
+
+    async def read(self, request: ReadRequest) -> ReadOutcome:
+        """Answers within the request's timeout, give or take a turn of the loop."""
+        ...
+
+    async def write(self, request: WriteRequest) -> WriteOutcome:
+        """Answers within the request's timeout, give or take a turn of the loop."""
+        ...
+
+    async def list(self, request: ListRequest) -> ListOutcome:
+        """Answers within the request's timeout, give or take a turn of the loop."""
+        ...
+
+    async def versions(self, key: bytes, timeout_s: float) -> Mapping[str, int | Unreachable | None]:
+        """The version that each replica of the key holds, by member name; None where it holds no value.
+
+        A question to each replica, not a read: nothing is settled or repaired by it.
+        """
+        ...
+
+
+class ClusterView(Protocol):
+    """The cluster as this node sees it now. All of it is at hand: nothing here waits."""
+
+    @property
+    def node_name(self) -> str:
+        """This node."""
+        ...
+
+    @property
+    def cluster_name(self) -> str: ...
+
+    @property
+    def cluster_id(self) -> str: ...
+
+    @property
+    def epoch(self) -> int:
+        """Number of the topology that requests are served under."""
+        ...
+
+    @property
+    def n(self) -> int:
+        """Replicas per key: the replication factor, or the number of members where that is smaller."""
+        ...
+
+    @property
+    def partitions(self) -> int:
+        """How many slices the key space has."""
+        ...
+
+    @property
+    def members(self) -> Sequence[MemberView]:
+        """All members, this node too, by slot."""
+        ...
+
+    @property
+    def moving(self) -> Sequence[int]:
+        """Partitions on their way to other nodes."""
+        ...
+
+    def partition_of(self, key: bytes) -> int:
+        """The partition that the key falls in."""
+        ...
+
+    def replica_set(self, partition: int) -> tuple[str, ...]:
+        """The names of its n replicas, in order of preference."""
+        ...
+
+    def primary(self, partition: int) -> str:
+        """The first live node of the replica set, through which strong writes go."""
+        ...
+
+    def unready(self) -> Sequence[str]:
+        """Why this node should get no requests now, in words; empty when it is ready."""
+        ...
