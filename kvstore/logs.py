@@ -1,0 +1,51 @@
+"""Logs: one event per line on stderr, for people at a terminal, as JSON elsewhere.
+
+Keys are logged escaped, so that a key can't forge a line; values, tokens and secrets are never logged at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+
+from kvstore.config import NodeConfig
+
+KEY_CHARACTERS_MAX = 200
+"""Enough to recognise a key by; a longer one is cut and says so."""
+
+
+def configure(config: NodeConfig) -> None:
+    """Sets up structlog, and the standard library's logging beneath the libraries we use, for this process."""
+    level = logging.getLevelNamesMapping()[config.log_level.upper()]
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    renderer = _renderer(config.log_format)
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(node=config.name)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+
+
+def escape_key(key: bytes) -> str:
+    """A key as it may stand in a log or a terminal: control characters and what is not UTF-8 as escapes."""
+    text = key.decode("utf-8", "backslashreplace")
+    shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    return shown if len(shown) <= KEY_CHARACTERS_MAX else f"{shown[:KEY_CHARACTERS_MAX]}… ({len(key)} bytes)"
+
+
+def _renderer(log_format: str) -> structlog.typing.Processor:
+    if log_format == "console" or (log_format == "auto" and sys.stderr.isatty()):
+        return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    return structlog.processors.JSONRenderer()
