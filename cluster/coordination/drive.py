@@ -1,0 +1,209 @@
+"""Drive: carries a conversation of the pure core (proposer, readers) to its end.
+
+The generator says whom to ask and how many must grant; Drive sends, counts and resumes it. No task, future or lock
+per replica: answers are callbacks, and a late one finds its round over and is ignored. One sweep looks after the
+deadlines and the slow replicas of all conversations, instead of a timer for each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from functools import partial
+from random import Random
+from typing import Any, Protocol
+
+from cluster.ballot_clock import BallotClock
+from cluster.clock import Clock
+from cluster.link.transport import Transport
+from cluster.protocol.messages import Answer, Read
+from cluster.protocol.proposer import Answers, Ask, Pause
+from cluster.protocol.quorum import Quorum, Verdict
+
+SWEEP_S = 0.02
+"""How often deadlines are looked at, and so how exactly they are kept."""
+PATIENCE_S = 0.1
+"""When a read stops waiting for a slow replica and asks another: far above a healthy answer, far below a timeout."""
+BACKOFF_S_MIN = 0.004
+BACKOFF_S_MAX = 0.25
+"""Pause before another attempt, doubled each time, with jitter, so that two proposers don't duel for ever."""
+
+
+class Watched(Protocol):
+    """What the sweeper looks after."""
+
+    deadline_s: float
+    patience_s: float
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        ...
+
+    def hurry(self) -> None:
+        """It has waited long enough for the slow ones."""
+        ...
+
+
+class Sweeper:
+    """Calls each conversation that is overdue or that has waited long enough. Sweeps only while there are any."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._watched: dict[Watched, None] = {}
+        self._is_sweeping = False
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def add(self, item: Watched) -> None:
+        """From now on its `deadline_s` and `patience_s` are watched."""
+        self._watched[item] = None
+        if not self._is_sweeping:
+            self._is_sweeping = True
+            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def discard(self, item: Watched) -> None:
+        """It is over."""
+        self._watched.pop(item, None)
+
+    def _sweep(self) -> None:
+        now_s = self._clock.monotonic_s()
+        for item in list(self._watched):
+            if now_s >= item.deadline_s:
+                self.discard(item)
+                item.expire()
+            elif now_s >= item.patience_s:
+                item.hurry()
+        self._is_sweeping = bool(self._watched)
+        if self._is_sweeping:
+            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+
+class Context:
+    """What every conversation of a node needs."""
+
+    __slots__ = ("ballots", "clock", "random", "sweeper", "transport")
+
+    def __init__(self, transport: Transport, ballots: BallotClock, clock: Clock, random: Random) -> None:
+        self.transport, self.ballots, self.clock, self.random = transport, ballots, clock, random
+        self.sweeper = Sweeper(clock)
+
+
+class Drive:
+    """One conversation with the replicas in `slots`."""
+
+    __slots__ = ("_context", "_on_end", "_on_expire", "_round", "_slots", "_steps", "deadline_s", "patience_s")
+
+    def __init__(
+        self,
+        context: Context,
+        steps: Generator[Ask | Pause, Answers, Any],
+        slots: tuple[int, ...],
+        deadline_s: float,
+        on_end: Callable[[Any], None],
+        on_expire: Callable[[], None],
+    ) -> None:
+        """Exactly one is called: on_end with what the generator returns, or on_expire at the deadline."""
+        self._context, self._steps, self._slots = context, steps, slots
+        self.deadline_s = deadline_s
+        self.patience_s = float("inf")
+        self._on_end, self._on_expire = on_end, on_expire
+        self._round: _Round | None = None
+
+    def start(self) -> None:
+        """Begins."""
+        self._context.sweeper.add(self)
+        self.advance(None)
+
+    def advance(self, answers: Answers | None) -> None:
+        """Resumes the generator with the answers to what it asked."""
+        self._round = None
+        self.patience_s = float("inf")
+        try:
+            step = self._steps.send(answers)  # type: ignore[arg-type]  # the first send takes None
+        except StopIteration as end:
+            self._context.sweeper.discard(self)
+            self._on_end(end.value)
+            return
+        if type(step) is Ask:
+            self._ask(step)
+        else:
+            assert type(step) is Pause
+            self._pause(step)
+
+    def expire(self) -> None:
+        """The deadline has passed: whatever still comes is ignored."""
+        self._abandon()
+        self._on_expire()
+
+    def abandon(self) -> None:
+        """Ends without a word."""
+        self._context.sweeper.discard(self)
+        self._abandon()
+
+    def _abandon(self) -> None:
+        self._round = None
+        self._steps.close()
+        self.deadline_s = float("-inf")
+
+    @property
+    def _is_over(self) -> bool:
+        return self.deadline_s == float("-inf")
+
+    def hurry(self) -> None:
+        """Goes on without the slow replicas, if enough have answered to make that useful."""
+        round_ = self._round
+        if round_ is None:
+            return
+        enough = round_.quorum.verdict is Verdict.ACHIEVED
+        if round_.ask.hedge or (round_.ask.linger and enough):
+            self.advance(round_.answers)
+
+    def _ask(self, ask: Ask) -> None:
+        context = self._context
+        if self._is_over:
+            return
+        if not context.ballots.check_durable():
+            context.ballots.when_durable(partial(self._ask, ask))
+            return
+        slots = ask.slots or self._slots
+        self._round = round_ = _Round(self, ask, len(slots))
+        if ask.hedge or ask.linger:
+            self.patience_s = context.clock.monotonic_s() + PATIENCE_S
+        for slot in slots:
+            request = ask.request
+            if slot == ask.value_from:
+                assert type(request) is Read
+                request = Read(request.key, value=True)
+            context.transport.send(slot, request, round_.on_answer)
+
+    def _pause(self, pause: Pause) -> None:
+        longest = min(BACKOFF_S_MIN * 2.0**pause.attempt, BACKOFF_S_MAX)
+        delay = longest * (0.5 + self._context.random.random() / 2)
+        asyncio.get_running_loop().call_later(delay, self._resume)
+
+    def _resume(self) -> None:
+        if not self._is_over:
+            self.advance([])
+
+
+class _Round:
+    """The answers to one Ask."""
+
+    __slots__ = ("answers", "ask", "drive", "grant", "quorum")
+
+    def __init__(self, drive: Drive, ask: Ask, asked: int) -> None:
+        self.drive, self.ask = drive, ask
+        self.grant = ask.request.grant
+        self.quorum = Quorum(ask.needed, asked)
+        self.answers: Answers = []
+
+    def on_answer(self, slot: int, answer: Answer) -> None:
+        """Counts it; resumes the conversation once the vote is decided."""
+        if self.drive._round is not self:
+            return
+        self.answers.append((slot, answer))
+        verdict = self.quorum.add(type(answer) is self.grant)
+        if verdict is Verdict.PENDING or (verdict is Verdict.ACHIEVED and self.ask.linger and self.quorum.outstanding):
+            return
+        self.drive.advance(self.answers)

@@ -1,0 +1,189 @@
+"""Listings: pages of keys, merged from what the replicas hold.
+
+Every live node is asked for the same page of its own keys, tombstones included. A merged page ends at the smallest
+last key of a page that was cut short, for behind it somebody has said nothing yet. A key counts as heard when enough
+nodes of its replica set have answered, whether they hold it or not.
+
+strong: a key whose majority agrees on one ballot is as a strong read would have shown it; any other key is read by
+a strong read of its own. weak, eventual: the newest of what was heard. A page is not a snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from cluster.coordination.drive import PATIENCE_S, Context
+from cluster.levels import Level
+from cluster.membership.topology import Topology
+from cluster.protocol.messages import Answer, Scan, Scanned
+from cluster.requests import (
+    Found,
+    Listed,
+    ListOutcome,
+    ListRequest,
+    Overloaded,
+    ReadOutcome,
+    ReadRequest,
+    TimedOut,
+    Unavailable,
+)
+from storage.ballot import NONE
+from storage.engine import ScanEntry
+
+SCAN_SLACK = 16
+"""Asked for beyond the page's limit, so that a few tombstones don't cost another round."""
+STRONG_READS_AT_ONCE = 32
+
+Read = Callable[[ReadRequest], Awaitable[ReadOutcome]]
+Pages = dict[int, Scanned]
+
+
+class Listing:
+    """Answers list requests."""
+
+    def __init__(self, context: Context, read: Read, topology: Callable[[], Topology], own_slot: int) -> None:
+        self._context, self._read, self._topology, self._own_slot = context, read, topology, own_slot
+
+    async def page(self, request: ListRequest) -> ListOutcome:
+        """One page of live keys, or why there is none."""
+        topology = self._topology()
+        targets = self._targets(topology, request)
+        if isinstance(targets, Unavailable):
+            return targets
+        deadline_s = self._context.clock.monotonic_s() + request.timeout_s
+        entries: list[ScanEntry] = []
+        after, heard = request.after, targets
+        while True:
+            pages = await self._scan(topology, targets, request, after, request.limit - len(entries), deadline_s)
+            heard = tuple(pages)
+            short = _partition_short_of(topology, heard, request.needed)
+            if short is not None:
+                return TimedOut(request.needed, short, _names(topology, heard))
+            keys, after = _keys_of(pages)
+            merged = await self._merge(topology, request, pages, keys, deadline_s)
+            if not isinstance(merged, list):
+                return merged
+            room = request.limit - len(entries)
+            names = _names(topology, heard)
+            if len(merged) > room:
+                entries += merged[:room]
+                return Listed(entries, entries[-1].key, len(heard), names)
+            entries += merged
+            if after is None:
+                return Listed(entries, None, len(heard), names)
+            if len(entries) == request.limit or (request.values and entries):
+                return Listed(entries, after, len(heard), names)
+
+    def _targets(self, topology: Topology, request: ListRequest) -> tuple[int, ...] | Unavailable:
+        """Whom to ask: this node alone where it holds everything and one answer is enough, else all that live."""
+        sets = topology.replica_slots
+        if request.level is not Level.STRONG and request.needed == 1 and all(self._own_slot in s for s in sets):
+            return (self._own_slot,)
+        alive = tuple(m.slot for m in topology.members if self._context.transport.is_alive(m.slot))
+        short = _partition_short_of(topology, alive, request.needed)
+        return alive if short is None else Unavailable(request.needed, short, _names(topology, alive))
+
+    async def _scan(
+        self,
+        topology: Topology,
+        targets: tuple[int, ...],
+        request: ListRequest,
+        after: bytes | None,
+        limit: int,
+        deadline_s: float,
+    ) -> Pages:
+        """The page of each target that answers in time."""
+        scan = Scan(request.prefix, after, limit + SCAN_SLACK, request.values)
+        loop = asyncio.get_running_loop()
+        waiting: set[asyncio.Future[tuple[int, Answer]]] = set()
+        for slot in targets:
+            future: asyncio.Future[tuple[int, Answer]] = loop.create_future()
+            waiting.add(future)
+            self._context.transport.send(slot, scan, _answering(future))
+        answers = await self._collect(topology, request.needed, waiting, deadline_s)
+        return {slot: answer for slot, answer in sorted(answers.items()) if isinstance(answer, Scanned)}
+
+    async def _collect(
+        self, topology: Topology, needed: int, waiting: set[asyncio.Future[tuple[int, Answer]]], deadline_s: float
+    ) -> dict[int, Answer]:
+        """Waits for all, but for the slow ones only as long as the others don't suffice."""
+        answers: dict[int, Answer] = {}
+        now_s = began_s = self._context.clock.monotonic_s()
+        while waiting and now_s < deadline_s:
+            scanned = tuple(slot for slot, answer in answers.items() if isinstance(answer, Scanned))
+            if now_s - began_s >= PATIENCE_S and _partition_short_of(topology, scanned, needed) is None:
+                break
+            wait_s = min(PATIENCE_S, deadline_s - now_s)
+            done, waiting = await asyncio.wait(waiting, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+            answers.update(future.result() for future in done)
+            now_s = self._context.clock.monotonic_s()
+        return answers
+
+    async def _merge(
+        self, topology: Topology, request: ListRequest, pages: Pages, keys: list[bytes], deadline_s: float
+    ) -> list[ScanEntry] | TimedOut | Unavailable | Overloaded:
+        """The live entry of each key, in order."""
+        held = {slot: {entry.key: entry for entry in page.entries} for slot, page in pages.items()}
+        chosen: dict[bytes, ScanEntry | None] = {}
+        doubtful: list[bytes] = []
+        for key in keys:
+            asked = [held[slot].get(key) for slot in topology.replicas_of(key) if slot in held]
+            if request.level is Level.STRONG and not _is_settled(asked, topology.majority):
+                doubtful.append(key)
+            else:
+                chosen[key] = max(asked, key=lambda entry: entry.record.ballot if entry else NONE, default=None)
+        for start in range(0, len(doubtful), STRONG_READS_AT_ONCE):
+            some = doubtful[start : start + STRONG_READS_AT_ONCE]
+            outcomes = await asyncio.gather(*(self._read_one(key, request, deadline_s) for key in some))
+            for key, outcome in zip(some, outcomes, strict=True):
+                if not isinstance(outcome, Found):
+                    return outcome
+                chosen[key] = _entry(key, outcome, request.values)
+        return [entry for key in keys if (entry := chosen[key]) is not None and not entry.tombstone]
+
+    def _read_one(self, key: bytes, request: ListRequest, deadline_s: float) -> Awaitable[ReadOutcome]:
+        budget_s = max(deadline_s - self._context.clock.monotonic_s(), 0.001)
+        return self._read(ReadRequest(key, Level.STRONG, request.needed, budget_s))
+
+
+def _answering(future: asyncio.Future[tuple[int, Answer]]) -> Callable[[int, Answer], None]:
+    def on_answer(slot: int, answer: Answer) -> None:
+        if not future.done():
+            future.set_result((slot, answer))
+
+    return on_answer
+
+
+def _partition_short_of(topology: Topology, heard: tuple[int, ...], needed: int) -> int | None:
+    """The smallest number of replicas heard of any partition, if that is below `needed`; else None."""
+    slots = set(heard)
+    fewest = min(len(slots.intersection(replicas)) for replicas in topology.replica_slots)
+    return fewest if fewest < needed else None
+
+
+def _keys_of(pages: Pages) -> tuple[list[bytes], bytes | None]:
+    """The keys that all pages cover, in order, and where they end; None when nobody has more."""
+    ends = [page.entries[-1].key for page in pages.values() if not page.complete and page.entries]
+    end = min(ends, default=None)
+    keys = {entry.key for page in pages.values() for entry in page.entries}
+    return sorted(key for key in keys if end is None or key <= end), end
+
+
+def _is_settled(asked: list[ScanEntry | None], majority: int) -> bool:
+    """Whether a majority holds one and the same ballot."""
+    counts = Counter(entry.record.ballot if entry is not None else NONE for entry in asked)
+    return max(counts.values(), default=0) >= majority
+
+
+def _entry(key: bytes, found: Found, values: bool) -> ScanEntry | None:
+    record = found.record
+    if record is None:
+        return None
+    size = len(record.value or b"")
+    return ScanEntry(key, record if values else record.without_value(), size, record.value is None)
+
+
+def _names(topology: Topology, slots: tuple[int, ...]) -> tuple[str, ...]:
+    return tuple(sorted(topology.by_slot[slot].name for slot in slots))

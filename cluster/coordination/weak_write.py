@@ -1,0 +1,130 @@
+"""A weak or eventual write on its way: accepts to all home replicas, and a merge where they are refused.
+
+The write keeps one ballot and one origin from beginning to end, so it can be sent as often as need be and is applied
+at most once:
+
+    1. accept, yielding, to all home replicas. Enough have taken it: done.
+    2. refused somewhere and not enough: a merge round through the key's primary, which queues it behind the strong
+       writes that stand in its way.
+    3. no primary, or no majority for it: accept again, without yielding.
+    4. still refused: kept aside on this node's disk and merged later. The client is told that nobody knows yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from cluster.coordination.drive import Context
+from cluster.coordination.handover import Handover
+from cluster.membership.topology import Topology
+from cluster.protocol.changes import Merge
+from cluster.protocol.messages import Accept, Accepted, Answer, Lost, Outcome, Refused, Settled
+from cluster.protocol.weak_write import is_taken, stands_back
+from cluster.requests import Unavailable, Unknown, Written
+from storage.ballot import NONE
+from storage.record import Record
+
+KeepAside = Callable[[bytes, Record, Callable[[], None]], None]
+"""(key, record, kept): keeps the record on disk, then calls kept."""
+
+
+class WeakWrite:
+    """One write. `on_outcome` is called exactly once."""
+
+    def __init__(
+        self,
+        context: Context,
+        handover: Handover,
+        keep_aside: KeepAside,
+        topology: Topology,
+        key: bytes,
+        record: Record,
+        needed: int,
+        deadline_s: float,
+        on_outcome: Callable[[Written | Unknown | Unavailable], None],
+    ) -> None:
+        self._context, self._handover, self._keep_aside, self._topology = context, handover, keep_aside, topology
+        self._key, self._record, self._needed = key, record, needed
+        self._on_outcome: Callable[[Written | Unknown | Unavailable], None] | None = on_outcome
+        self._slots = topology.replicas_of(key)
+        self._taken: set[str] = set()
+        self._refused_by: list[int] = []
+        self._waiting = 0
+        self._is_merged = False
+        self._may_be_somewhere = False
+        self.deadline_s = deadline_s
+        self.patience_s = float("inf")
+
+    def start(self) -> None:
+        """Begins."""
+        self._context.sweeper.add(self)
+        self._context.ballots.when_durable(partial(self._send, self._slots, True))
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        if self._refused_by and not self._is_merged:
+            self._keep_aside(self._key, self._record, lambda: None)
+        self._finish_unknown()
+
+    def hurry(self) -> None:
+        """Never asked for: a write waits for all."""
+
+    def _send(self, slots: tuple[int, ...], yielding: bool) -> None:
+        self._waiting += len(slots)
+        accept = Accept(self._key, self._record, NONE, yielding)
+        for slot in slots:
+            self._context.transport.send(slot, accept, partial(self._answered, yielding))
+
+    def _answered(self, yielding: bool, slot: int, answer: Answer) -> None:
+        self._waiting -= 1
+        if is_taken(answer, self._record):
+            self._taken.add(self._topology.by_slot[slot].name)
+        elif stands_back(answer, self._record):
+            self._refused_by.append(slot)
+        if type(answer) is Refused:
+            self._context.ballots.absorb(answer.highest)
+        elif type(answer) is Accepted or (type(answer) is Lost and answer.sent):
+            self._may_be_somewhere = True
+        if len(self._taken) >= self._needed:
+            self._finish_written()
+        elif not self._waiting and self._on_outcome is not None:
+            self._fall_back(yielding)
+
+    def _fall_back(self, yielded: bool) -> None:
+        """All have answered and it is not enough."""
+        if not self._refused_by:
+            self._finish_unknown()
+        elif yielded:
+            needed = max(self._needed, self._topology.majority)
+            self._handover.submit(self._key, Merge(self._record), needed, self.deadline_s, self._merged)
+        else:
+            self._keep_aside(self._key, self._record, self._finish_unknown)
+
+    def _merged(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Written | Settled):
+            self._is_merged = True
+            self._taken.update(outcome.replicas)
+            if len(self._taken) >= self._needed:
+                self._finish_written()
+                return
+        if self._on_outcome is not None:
+            again, self._refused_by = tuple(self._refused_by), []
+            self._send(again, False)
+
+    def _finish_written(self) -> None:
+        names = tuple(sorted(self._taken))
+        self._finish(Written(self._record.origin, len(names), names))
+
+    def _finish_unknown(self) -> None:
+        names = tuple(sorted(self._taken))
+        if self._may_be_somewhere or self._waiting or self._refused_by:
+            self._finish(Unknown(self._needed, len(names), names, self._record.origin))
+        else:
+            self._finish(Unavailable(self._needed, len(names), names))
+
+    def _finish(self, outcome: Written | Unknown | Unavailable) -> None:
+        self._context.sweeper.discard(self)
+        on_outcome, self._on_outcome = self._on_outcome, None
+        if on_outcome is not None:
+            on_outcome(outcome)

@@ -1,0 +1,1 @@
+"""The peer link: one TCP connection per direction and peer, batched frames, a handshake before the first word."""

@@ -1,0 +1,243 @@
+"""The dialling side: requests go out, answers come back, in whatever order they are ready.
+
+A request that was never sent is Lost(sent=False): it surely had no effect. One whose connection broke is
+Lost(sent=True): nobody knows. No request waits for a connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+
+import structlog
+
+from cluster.clock import Clock
+from cluster.link.frames import (
+    FRAME_BYTES_MAX,
+    FramedConnection,
+    Outbox,
+    ProtocolError,
+    Requests,
+    decode_replies,
+    encode,
+)
+from cluster.link.handshake import (
+    HANDSHAKE_S_MAX,
+    NONCE_BYTES,
+    Hello,
+    Identity,
+    Proof,
+    Ready,
+    Rejected,
+    Welcome,
+    decode_greeting,
+    encode_greeting,
+    is_proof,
+    mismatch,
+    prove,
+)
+from cluster.protocol.messages import Accept, Answer, Forward, Lost, Request
+
+IN_FLIGHT_MAX = 20_000
+"""Requests of one peer that wait for an answer; more are refused unsent, for they would only wait longer."""
+RETRY_S_MIN = 0.05
+RETRY_S_MAX = 1.0
+"""Time between two attempts to connect, doubled from the one to the other, with jitter."""
+MESSAGE_OVERHEAD_BYTES = 100
+
+OnAnswer = Callable[[int, Answer], None]
+"""Called once per request with the peer's slot and what came."""
+LOST_UNSENT, LOST_SENT = Lost(sent=False), Lost(sent=True)
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Whom to dial."""
+
+    slot: int
+    name: str
+    host: str
+    port: int
+
+
+class Dialler:
+    """Keeps one connection to a peer and sends requests over it."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        identity: Callable[[], Identity],
+        secret: bytes,
+        clock: Clock,
+        random: Random,
+        *,
+        epoch: Callable[[], int],
+        on_heard: Callable[[int], None],
+        on_up: Callable[[int, Identity], str | None],
+        on_down: Callable[[int], None],
+    ) -> None:
+        """on_up may refuse the peer with a reason; on_heard is called with the slot for each frame that comes."""
+        self.peer, self._identity, self._secret, self._clock, self._random = peer, identity, secret, clock, random
+        self._epoch, self._on_heard, self._on_up, self._on_down = epoch, on_heard, on_up, on_down
+        self._connection: _Connection | None = None
+        self._wake = asyncio.Event()
+        self._said = ""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether requests would leave now."""
+        return self._connection is not None and self._connection.is_ready
+
+    def send(self, request: Request, on_answer: OnAnswer) -> None:
+        """Sends the request; on_answer(slot, answer) follows exactly once, never before this returns."""
+        connection = self._connection
+        if connection is None or not connection.take(request, on_answer):
+            asyncio.get_running_loop().call_soon(on_answer, self.peer.slot, LOST_UNSENT)
+
+    def dial_now(self) -> None:
+        """The peer was just heard: don't wait out the pause before the next attempt."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Connects, and connects again, until cancelled."""
+        pause = RETRY_S_MIN
+        while True:
+            began = self._clock.monotonic_s()
+            reason = await self._connect_once()
+            if self._clock.monotonic_s() - began > RETRY_S_MAX:
+                pause = RETRY_S_MIN
+            if reason != self._said:
+                self._said = reason
+                log.warning("no connection to peer", peer=self.peer.name, reason=reason)
+            self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), pause * (0.5 + self._random.random()))
+            except TimeoutError:
+                pause = min(2 * pause, RETRY_S_MAX)
+
+    async def _connect_once(self) -> str:
+        """Connects, serves until the connection ends, and says why it ended."""
+        loop = asyncio.get_running_loop()
+        connection = _Connection(self)
+        try:
+            async with asyncio.timeout(HANDSHAKE_S_MAX):
+                await loop.create_connection(lambda: connection, self.peer.host, self.peer.port)
+                await connection.ready
+        except TimeoutError:
+            connection.fail("it did not answer the handshake in time")
+        except OSError as error:
+            return f"{error.strerror or error}; is it running at {self.peer.host}:{self.peer.port}?"
+        except ProtocolError as error:
+            return str(error)
+        except asyncio.CancelledError:
+            connection.fail("this node stops")
+            raise
+        self._connection = connection
+        self._said = ""
+        log.info("connected to peer", peer=self.peer.name)
+        try:
+            return await connection.ended
+        except asyncio.CancelledError:
+            connection.fail("this node stops")
+            raise
+        finally:
+            self._connection = None
+            self._on_down(self.peer.slot)
+
+
+class _Connection(FramedConnection):
+    """One connection from its first byte to its last."""
+
+    def __init__(self, dialler: Dialler) -> None:
+        super().__init__()
+        loop = asyncio.get_running_loop()
+        self._dialler = dialler
+        self._next = 0
+        self._in_flight: dict[int, OnAnswer] = {}
+        self._outbox: Outbox[Request] = Outbox(self._send)
+        self._hello: Hello | None = None
+        self.is_ready = False
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[str] = loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        nonce = self._dialler._random.randbytes(NONCE_BYTES)
+        self._hello = Hello(self._dialler._identity(), self._dialler.peer.name, nonce)
+        self.send_frame(encode_greeting(self._hello))
+
+    def frame_received(self, frame: bytes) -> None:
+        if not self.is_ready:
+            self._greet(frame)
+            return
+        self._dialler._on_heard(self._dialler.peer.slot)
+        slot = self._dialler.peer.slot
+        for number, reply in decode_replies(frame).items:
+            on_answer = self._in_flight.pop(number, None)
+            if on_answer is not None:
+                on_answer(slot, reply)
+
+    def _greet(self, frame: bytes) -> None:
+        greeting, hello, dialler = decode_greeting(frame), self._hello, self._dialler
+        assert hello is not None
+        if isinstance(greeting, Rejected):
+            raise ProtocolError(f"it refused: {greeting.reason}")
+        if isinstance(greeting, Ready):
+            self.frame_bytes_max = FRAME_BYTES_MAX
+            self.is_ready = True
+            self.ready.set_result(None)
+            dialler._on_heard(dialler.peer.slot)
+            return
+        if not isinstance(greeting, Welcome):
+            raise ProtocolError("it broke the order of the handshake")
+        said = (hello, greeting.identity, greeting.nonce)
+        reason = mismatch(hello.identity, greeting.identity)
+        if reason is None and greeting.identity.name != dialler.peer.name:
+            reason = f"{dialler.peer.name} was dialled, but {greeting.identity.name} answered"
+        if reason is None and not is_proof(greeting.proof, dialler._secret, "listener", *said):
+            reason = "it does not know the cluster secret; give all nodes the same --cluster-secret-file"
+        reason = reason or dialler._on_up(dialler.peer.slot, greeting.identity)
+        if reason is not None:
+            raise ProtocolError(reason)
+        self.send_frame(encode_greeting(Proof(prove(dialler._secret, "dialler", *said))))
+
+    def take(self, request: Request, on_answer: OnAnswer) -> bool:
+        """Queues the request; False when it can't leave."""
+        if not self.is_ready or not self.is_writable or len(self._in_flight) >= IN_FLIGHT_MAX:
+            return False
+        self._next += 1
+        self._in_flight[self._next] = on_answer
+        self._outbox.put(self._next, request, _size(request))
+        return True
+
+    def _send(self, items: list[tuple[int, Request]]) -> None:
+        sent_ms = int(self._dialler._clock.monotonic_s() * 1000)
+        self.send_frame(encode(Requests(self._dialler._epoch(), sent_ms, items)))
+
+    def fail(self, reason: str) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(ProtocolError(reason))
+        if not self.ended.done():
+            self.ended.set_result(reason)
+        if self.transport is not None:
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_ready = False
+        self.fail(f"the connection ended{f': {exc}' if exc else ''}")
+        waiting, self._in_flight = self._in_flight, {}
+        loop = asyncio.get_running_loop()
+        for on_answer in waiting.values():
+            loop.call_soon(partial(on_answer, self._dialler.peer.slot, LOST_SENT))
+
+
+def _size(request: Request) -> int:
+    if type(request) is Accept:
+        return MESSAGE_OVERHEAD_BYTES + len(request.record.value or b"")
+    if type(request) is Forward:
+        return MESSAGE_OVERHEAD_BYTES + len(getattr(request.change, "value", None) or b"")
+    return MESSAGE_OVERHEAD_BYTES

@@ -1,0 +1,142 @@
+"""Transport: how a request reaches a replica, wherever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Protocol
+
+import structlog
+
+from cluster.clock import Clock
+from cluster.link.dialler import Dialler, OnAnswer, Peer
+from cluster.link.handshake import Identity
+from cluster.link.listener import Listener, OnRequest
+from cluster.membership.failure_detector import FailureDetector
+from cluster.membership.topology import Topology, encode_topology
+from cluster.protocol.messages import Request
+from cluster.tasks import Tasks
+
+log = structlog.get_logger()
+
+
+class Transport(Protocol):
+    """Carries requests to the nodes of the cluster, this one included.
+
+    Nothing is promised but this: on_answer(slot, answer) is called exactly once, with a reply or with Lost. A message
+    may be late, may overtake another one, and may have been handled though its answer is Lost(sent=True). An answer
+    of this node itself may come before send() returns.
+    """
+
+    def send(self, slot: int, request: Request, on_answer: OnAnswer) -> None:
+        """Sends the request to the node in that slot."""
+        ...
+
+    def is_alive(self, slot: int) -> bool:
+        """Whether the node seems worth sending to. Advice, never safety."""
+        ...
+
+
+class PeerTransport:
+    """The transport over real sockets: a listener, and a dialler for each other member."""
+
+    def __init__(
+        self,
+        topology: Callable[[], Topology],
+        identity: Callable[[], Identity],
+        secret: bytes,
+        clock: Clock,
+        random: Random,
+        tasks: Tasks,
+        *,
+        on_request: OnRequest,
+    ) -> None:
+        """on_request handles what comes from peers, and what this node sends to itself."""
+        self._topology, self._identity, self._secret = topology, identity, secret
+        self._clock, self._random, self._tasks = clock, random, tasks
+        self._on_request = on_request
+        self._diallers: dict[int, Dialler] = {}
+        self.detector = FailureDetector()
+        self.identities: dict[int, Identity] = {}
+        """What each peer said of itself when it was last heard, by slot."""
+        self.slot = -1
+        self._listener = Listener(
+            identity, secret, clock, random, epoch=self._epoch, on_hello=self._on_hello, on_request=on_request
+        )
+        self._encoded: tuple[Topology, bytes] | None = None
+
+    async def start(self, host: str, port: int, slot: int, peers: Iterable[Peer]) -> None:
+        """Listens and begins to dial. Raises OSError when the address can't be had."""
+        self.slot = slot
+        await self._listener.start(host, port)
+        for peer in peers:
+            dialler = Dialler(
+                peer,
+                self._identity,
+                self._secret,
+                self._clock,
+                self._random,
+                epoch=lambda: self._topology().epoch,
+                on_heard=self._on_heard,
+                on_up=self._on_up,
+                on_down=self.detector.gone,
+            )
+            self._diallers[peer.slot] = dialler
+            self._tasks.spawn(dialler.run(), f"dial {peer.name}")
+
+    async def stop(self) -> None:
+        """Stops listening. The diallers end with the node's tasks."""
+        await self._listener.stop()
+
+    def send(self, slot: int, request: Request, on_answer: OnAnswer) -> None:
+        """See Transport."""
+        if slot == self.slot:
+            self._on_request(request, 0, on_answer, slot)
+        else:
+            self._diallers[slot].send(request, on_answer)
+
+    def is_alive(self, slot: int) -> bool:
+        """See Transport."""
+        if slot == self.slot:
+            return True
+        return self._diallers[slot].is_up and self.detector.is_alive(slot, self._clock.monotonic_s())
+
+    def is_connected(self, slot: int) -> bool:
+        """Whether there is a connection to that node, silent or not."""
+        return slot == self.slot or self._diallers[slot].is_up
+
+    @property
+    def peer_slots(self) -> tuple[int, ...]:
+        """The slots of all other members."""
+        return tuple(self._diallers)
+
+    def _epoch(self) -> tuple[int, bytes]:
+        topology = self._topology()
+        if self._encoded is None or self._encoded[0] is not topology:
+            self._encoded = topology, encode_topology(topology)
+        return topology.epoch, self._encoded[1]
+
+    def _on_heard(self, slot: int) -> None:
+        self.detector.heard(slot, self._clock.monotonic_s())
+
+    def _on_hello(self, identity: Identity) -> str | None:
+        """A peer proved itself on a connection that it dialled."""
+        for slot, dialler in self._diallers.items():
+            if dialler.peer.name == identity.name:
+                reason = self._on_up(slot, identity)
+                if reason is None:
+                    dialler.dial_now()
+                return reason
+        return f"{identity.name} is no member of this cluster"
+
+    def _on_up(self, slot: int, identity: Identity) -> str | None:
+        member = self._topology().by_slot.get(slot)
+        if member is None or member.name != identity.name:
+            return f"{identity.name} is no member of this cluster"
+        if member.zone != identity.zone:
+            return (
+                f"{identity.name} says it is in zone {identity.zone!r}, but the members' list says {member.zone!r}; "
+                "give every node the same --members, with zones as n1=HOST:PORT@ZONE"
+            )
+        self.identities[slot] = identity
+        return None

@@ -1,0 +1,1 @@
+"""Who is a member, who holds what, and who seems to be alive."""

@@ -1,0 +1,94 @@
+"""The acceptor: the one rule by which anything ever changes a replica.
+
+Lamport, "Paxos Made Simple" (2001), section 2.2, in its own words: an acceptor can accept a proposal numbered n
+iff it has not responded to a prepare request having a number greater than n. Here, per key:
+
+    prepare(ballot)         is granted when ballot > promised and ballot > accepted; sets promised
+    accept(ballot, record)  is granted when ballot > accepted and ballot >= promised
+
+A client's write, a read's write-back, read repair, a hint, a streamed partition: all are the same accept. There
+is no other door, because each door that copied a record past a promise has lost somebody's acknowledged write.
+
+Three additions to the textbook:
+
+1. The next ballot. An accept may ask for the promise of the proposer's next ballot, so that its next write can
+   skip prepare (CASPaxos section 2.2.1). An accept that is here already, from a relay or a duplicate, is granted
+   again, and says truthfully whether that promise was given: a replica may have promised more to another since.
+2. What is pushed out. A weak record that gives way to anything but a newer weak record is returned as `displaced`
+   and kept aside on disk: what pushed it out may itself fail, and the weak write was acknowledged.
+3. Yielding. While a promise is outstanding (promised > accepted) a strong proposer is at work on the key or has
+   just been. A weak write that says `yielding` is then refused although its ballot would do, and goes through that
+   proposer instead. To refuse is always safe; to accept would turn the strong write under way into an unknown.
+   A weak write that finds no proposer comes again without `yielding`.
+
+Rules of this file: no I/O, no clock, no chance, and nothing is changed: states go in, states come out.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from cluster.protocol.messages import Accept, Accepted, Prepare, Promised, Refused, Reply, Unfit
+from storage.ballot import NONE
+from storage.record import Record, ReplicaState
+
+
+class Decision(NamedTuple):
+    """What the acceptor decided: the reply may be sent once `state` (and `displaced`) are on disk."""
+
+    state: ReplicaState
+    """Identical (`is`) to the state that went in when nothing changed."""
+    reply: Reply
+    displaced: Record | None = None
+    """A weak record that was pushed out and must be kept aside."""
+
+
+class Acceptor:
+    """Decides; remembers nothing. Small methods, so that a test can break one rule at a time."""
+
+    def prepare(self, state: ReplicaState, message: Prepare) -> Decision:
+        """Grants the promise when the ballot is above everything promised and accepted."""
+        if message.ballot > state.promised and message.ballot > state.ballot:
+            return Decision(ReplicaState(message.ballot, state.record), Promised(state.record))
+        return Decision(state, self.refusal(state))
+
+    def accept(self, state: ReplicaState, message: Accept) -> Decision:
+        """Grants the record when it is newer than what is here and no promise stands in its way."""
+        record = message.record
+        if record.ballot == state.ballot:
+            return self.accept_again(state, message)
+        if not self.may_accept(state, message):
+            return Decision(state, self.refusal(state))
+        promised = max(state.promised, message.next_ballot or record.ballot)
+        displaced = state.record if self.displaces(state.record, record) else None
+        return Decision(ReplicaState(promised, record), Accepted(promised == message.next_ballot), displaced)
+
+    def accept_again(self, state: ReplicaState, message: Accept) -> Decision:
+        """The record is here already; the promise that rides along still counts."""
+        if state.origin != message.record.origin:
+            return Decision(state, Unfit("one ballot came with two different writes; the sender is at fault"))
+        promised = max(state.promised, message.next_ballot)
+        if promised != state.promised:
+            state = ReplicaState(promised, state.record)
+        return Decision(state, Accepted(promised == message.next_ballot))
+
+    def may_accept(self, state: ReplicaState, message: Accept) -> bool:
+        """The rule, and the courtesy of a weak write to a strong proposer."""
+        ballot = message.record.ballot
+        if message.yielding and state.promised > state.ballot:
+            return False
+        return ballot > state.ballot and ballot >= state.promised
+
+    def displaces(self, held: Record | None, record: Record) -> bool:
+        """Whether accepting `record` pushes out a weak write that nothing newer and weak replaces."""
+        return held is not None and held.weak and (not record.weak or held.origin > record.origin)
+
+    def refusal(self, state: ReplicaState) -> Refused:
+        """What the proposer must be above, and whether a weak write is superseded here."""
+        weak = state.record is not None and state.record.weak
+        return Refused(state.promised, state.ballot, state.origin, weak)
+
+
+def newest(records: list[Record | None]) -> Record | None:
+    """The record with the highest ballot; None where nobody has one."""
+    return max(records, key=lambda record: record.ballot if record is not None else NONE, default=None)

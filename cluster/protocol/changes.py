@@ -1,0 +1,55 @@
+"""Changes: the functions that CASPaxos applies to a key's record.
+
+Rystsov, "CASPaxos: Replicated State Machines without logs" (2018), section 2.2: a client submits a function;
+the proposer applies it to the newest record of a majority and proposes what comes out. Ours travel between
+nodes, so each is a value with an `apply` that is a pure function of the record.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from cluster.requests import ALWAYS, Condition
+from storage.record import Record
+
+
+class Put(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """Write this value (None deletes) where the condition holds."""
+
+    value: bytes | None
+    content_type: str
+    condition: Condition = ALWAYS
+
+    def apply(self, base: Record | None, ballot: int) -> Record | None:
+        """The record to propose under this ballot, or None when the condition does not hold."""
+        if not self.condition.holds(base):
+            return None
+        fences = base.fences if base is not None else None
+        return Record(ballot, ballot, False, self.value, self.content_type, 0, fences)
+
+
+class Merge(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """Bring a weak write that was refused or pushed out back in, under its own origin.
+
+    An origin only grows along the history of a key, so merging the same write twice changes nothing.
+    """
+
+    record: Record
+
+    def apply(self, base: Record | None, ballot: int) -> Record | None:
+        """The weak write under a new ballot, or None when the key holds something newer."""
+        if base is not None and base.origin >= self.record.origin:
+            return None
+        return self.record.under(ballot, weak=True)
+
+
+class Settle(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """Change nothing: leave the newest record on a majority, whatever it is."""
+
+    def apply(self, base: Record | None, ballot: int) -> Record | None:
+        """Always None: there is nothing to propose but what is there."""
+        return None
+
+
+Change = Put | Merge | Settle
+SETTLE = Settle()

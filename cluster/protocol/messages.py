@@ -1,0 +1,170 @@
+"""What nodes say to one another. Each request names the reply that grants it.
+
+Encoded as msgpack arrays (msgspec), many to a frame (cluster/link/frames.py). The epoch of the topology that
+the sender acts under stands once in each frame and holds for every message in it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from cluster.protocol.changes import Change
+from cluster.requests import Conflict, Overloaded, Unavailable, Unknown, Written
+from storage.engine import ScanEntry
+from storage.record import Record
+
+# -- replies ---------------------------------------------------------------------------------------------------
+
+
+class Held(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=20):
+    """A replica's record (without the value where only its ballots were asked for); None if it has none."""
+
+    record: Record | None
+    digest: bool
+    """The value was left out."""
+
+
+class Promised(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
+    """The ballot is promised; this is the record accepted so far."""
+
+    record: Record | None
+
+
+class Accepted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=22):
+    """The record is on this replica's disk. Says whether the next ballot was promised with it."""
+
+    promised_next: bool
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
+    """A prepare or accept was below what the replica has promised or accepted."""
+
+    promised: int
+    ballot: int
+    origin: int
+    weak: bool
+
+    @property
+    def highest(self) -> int:
+        """The ballot that the next attempt has to be above."""
+        return max(self.promised, self.ballot)
+
+
+class Unfit(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=24):
+    """The replica can't take part for this key now, and says why; it changed nothing."""
+
+    reason: str
+
+
+class WrongEpoch(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=25):
+    """The message came under another epoch; here is the newer topology. Nothing was changed."""
+
+    epoch: int
+    topology: bytes
+
+
+class Lost(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=26):
+    """No reply will come. Made on the asking side, never sent.
+
+    sent tells whether the request may have reached the other node; if not, it surely had no effect.
+    """
+
+    sent: bool
+
+
+class Settled(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+    """What a Settle, or a Merge that found something newer, left on a majority."""
+
+    record: Record | None
+    replicas: tuple[str, ...]
+
+
+Outcome = Written | Conflict | Unavailable | Overloaded | Unknown | Settled
+
+
+class Forwarded(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=27):
+    """How a change ended that was handed to the primary."""
+
+    outcome: Outcome
+
+
+class Scanned(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=28):
+    """A replica's keys in byte order; `complete` is False when it has more behind the last."""
+
+    entries: list[ScanEntry]
+    complete: bool
+
+
+class Alive(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=29):
+    """The reply to a heartbeat."""
+
+    wall_ms: int
+    commit_sequence: int
+
+
+# -- requests --------------------------------------------------------------------------------------------------
+
+
+class Read(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """Tell your record of this key, with its value or only its ballots."""
+
+    grant: ClassVar[type] = Held
+    key: bytes
+    value: bool
+
+
+class Prepare(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """Promise to accept nothing below this ballot."""
+
+    grant: ClassVar[type] = Promised
+    key: bytes
+    ballot: int
+
+
+class Accept(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """Take this record, and promise next_ballot with it if that is not NONE."""
+
+    grant: ClassVar[type] = Accepted
+    key: bytes
+    record: Record
+    next_ballot: int
+    yielding: bool = False
+    """A weak write that steps back where a strong proposer is at work: see acceptor.py."""
+
+
+class Forward(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """Be the proposer of this change. Dropped when it arrives with its time used up."""
+
+    grant: ClassVar[type] = Forwarded
+    key: bytes
+    change: Change
+    needed: int
+    budget_ms: int
+    """Milliseconds left when it was sent."""
+
+
+class Scan(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """Tell your keys from here on, tombstones included."""
+
+    grant: ClassVar[type] = Scanned
+    prefix: bytes
+    after: bytes | None
+    limit: int
+    values: bool
+
+
+class Heartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
+    """I am here."""
+
+    grant: ClassVar[type] = Alive
+    wall_ms: int
+    commit_sequence: int
+
+
+Request = Read | Prepare | Accept | Forward | Scan | Heartbeat
+Reply = Held | Promised | Accepted | Refused | Unfit | WrongEpoch | Forwarded | Scanned | Alive
+Answer = Reply | Lost
+"""What the asking side gets: a reply, or the news that none will come."""
+ReplicaRequest = Read | Prepare | Accept

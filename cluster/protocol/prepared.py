@@ -1,0 +1,55 @@
+"""Prepared ballots: promises given with the last accept, so that the next write needs one round trip.
+
+CASPaxos section 2.2.1 calls it the one-round-trip optimisation. It is safe under three conditions, all kept here
+or by the caller: a prepared ballot is taken out before it is used, so it is used once; it is put in only by an
+accept whose next ballot a majority promised; and one proposer works on a key at a time (primary.py).
+
+It is worth using only while this node's own replica still shows that promise and that record. A replica that moved
+on says that somebody else was here: an accept would be refused, and with it the outcome would become unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from storage.record import Record, ReplicaState
+
+PREPARED_MAX = 65_536
+"""Keys with a prepared ballot. About 250 bytes each, so 16 MB; a key that falls out pays one more round trip."""
+
+
+class Prepared(NamedTuple):
+    """The ballot, and the record that a majority held when they promised it."""
+
+    ballot: int
+    base: Record
+
+
+class PreparedBallots:
+    """Key -> Prepared, bounded; the oldest falls out first."""
+
+    def __init__(self, own_state: Callable[[bytes], ReplicaState | None]) -> None:
+        """own_state(key): what this node's replica holds, as far as it is in memory."""
+        self._own_state = own_state
+        self._ballots: dict[bytes, tuple[int, int]] = {}
+
+    def put(self, key: bytes, ballot: int, base: Record) -> None:
+        """Remembers that a majority accepted `base` and promised `ballot`."""
+        if len(self._ballots) >= PREPARED_MAX:
+            del self._ballots[next(iter(self._ballots))]
+        self._ballots[key] = (ballot, base.ballot)
+
+    def take(self, key: bytes) -> Prepared | None:
+        """The prepared ballot, gone from here; None if there is none or it is not worth trying."""
+        found = self._ballots.pop(key, None)
+        if found is None:
+            return None
+        state = self._own_state(key)
+        if state is None or state.record is None or (state.promised, state.ballot) != found:
+            return None
+        return Prepared(found[0], state.record)
+
+    def clear(self) -> None:
+        """Forgets all, as a change of epoch demands."""
+        self._ballots.clear()

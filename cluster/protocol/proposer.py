@@ -1,0 +1,205 @@
+"""The proposer: CASPaxos on one key, as a conversation.
+
+Rystsov, "CASPaxos" (2018), section 2.2. `run()` is a generator: it yields what to ask of the replicas and is sent
+the answers; it never waits, sends or looks at a clock itself (cluster/coordination/drive.py does).
+
+    prepare   a ballot to all; a majority promises and tells its records
+    choose    the newest record goes through the change
+    accept    the result to all; a majority has it: it is chosen
+
+What must not be lost between these lines, each found the hard way by somebody:
+
+* A ballot is spent once an accept bears it. The next attempt takes another, whatever became of this one.
+* Once an accept was sent, refusals and silence prove nothing: a copy may have been accepted, relayed and
+  overwritten. The retry that meets its own origin proposes it again; the retry that meets another's is Uncertain.
+* A condition that fails is reported only when what it saw is on a majority.
+* A prepared ballot (promised with the last accept) is used only while this node's own replica still shows that
+  promise and that record; see prepared.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+import msgspec
+
+from cluster.protocol.acceptor import newest
+from cluster.protocol.changes import Change, Merge
+from cluster.protocol.messages import Accept, Accepted, Answer, Held, Prepare, Promised, Read, Refused, Request
+from cluster.protocol.prepared import PreparedBallots
+from storage.ballot import NONE
+from storage.record import Record
+
+Answers = list[tuple[int, Answer]]
+"""(slot of the replica, what came from it), in the order of arrival."""
+
+
+class Ask(msgspec.Struct, frozen=True, gc=False):
+    """Ask replicas, and go on when `needed` have granted, or no longer can."""
+
+    request: Request
+    needed: int
+    slots: tuple[int, ...] | None = None
+    """Whom to ask; None is every replica of the key."""
+    value_from: int | None = None
+    """For a Read of ballots: the one replica that sends its value with them."""
+    hedge: bool = False
+    """Go on after a moment even without enough, so that others can be asked."""
+    linger: bool = False
+    """With enough, wait a moment more for the rest."""
+
+
+class Pause(msgspec.Struct, frozen=True, gc=False):
+    """Wait a moment, longer with each attempt, before the next one."""
+
+    attempt: int
+
+
+class Chosen(msgspec.Struct, frozen=True, gc=False):
+    """The change's record is on a majority."""
+
+    record: Record
+    slots: tuple[int, ...]
+    """The replicas known to have it on disk."""
+
+
+class Refuted(msgspec.Struct, frozen=True, gc=False):
+    """The change does not apply to this record, which is on a majority."""
+
+    record: Record | None
+    slots: tuple[int, ...]
+
+
+class Uncertain(msgspec.Struct, frozen=True, gc=False):
+    """The change may be applied, now or later, under this origin."""
+
+    origin: int
+    slots: tuple[int, ...]
+
+
+Steps = Generator[Ask | Pause, Answers, Chosen | Refuted | Uncertain]
+
+
+class Proposer:
+    """Carries one change through; used once. `sent` may be looked at from outside at any moment."""
+
+    def __init__(
+        self,
+        key: bytes,
+        change: Change,
+        *,
+        majority: int,
+        needed: int,
+        tick: Callable[[int], int],
+        prepared: PreparedBallots,
+    ) -> None:
+        """tick(above) gives a new ballot above that one; needed is at least a majority."""
+        self.key, self.change = key, change
+        self.majority, self.needed = majority, needed
+        self._tick, self._prepared = tick, prepared
+        self._above = NONE
+        self.sent: int | None = None
+        """The origin of our value once an accept bears it: from here on nobody may say `not applied`."""
+        self.granted = 0
+        """How many replicas granted the last prepare or accept that was decided."""
+
+    def run(self) -> Steps:
+        """The whole conversation."""
+        attempt = 0
+        base: Record | None
+        agreed: tuple[int, ...]
+        while True:
+            prepared = self._prepared.take(self.key)
+            if prepared is not None:
+                ballot, base, agreed = prepared.ballot, prepared.base, ()  # one round trip less
+            else:
+                ballot = self._tick(self._above)
+                answers = yield Ask(Prepare(self.key, ballot), self.majority)
+                promises = self._promises(answers)
+                self.granted = len(promises)
+                if len(promises) < self.majority:
+                    attempt += 1
+                    yield Pause(attempt)
+                    continue
+                base = newest([record for _, record in promises])
+                agreed = self._agreed(promises, base)
+            if self.is_uncertain(base):
+                return Uncertain(self.sent or NONE, ())
+            record = self._own_again(base, ballot) or self.change.apply(base, ballot)
+            if record is None and prepared is not None:
+                agreed = yield from self._check_still_settled(base)
+                if agreed:
+                    self._prepared.put(self.key, prepared.ballot, prepared.base)  # it was not spent
+            if record is None and agreed:
+                return Refuted(base, agreed)
+            ended = yield from self._accept(ballot, base, record)
+            if ended is not None:
+                return ended
+            attempt += 1
+            yield Pause(attempt)
+
+    def _accept(
+        self, ballot: int, base: Record | None, record: Record | None
+    ) -> Generator[Ask, Answers, Chosen | Refuted | Uncertain | None]:
+        """Proposes `record`, or `base` once more where the change does not apply. None: try again."""
+        proposal = record
+        if proposal is None:
+            assert base is not None, "an absent key is agreed on by every majority"
+            proposal = base.under(ballot, base.weak)
+        else:
+            self.sent = proposal.origin
+        next_ballot = self._tick(ballot)
+        answers = yield Ask(Accept(self.key, proposal, next_ballot), self.needed)
+        slots = tuple(slot for slot, answer in answers if type(answer) is Accepted)
+        self.granted = len(slots)
+        if len(slots) < self.majority:
+            self._look_above(answers)
+            return None
+        if sum(type(answer) is Accepted and answer.promised_next for _, answer in answers) >= self.majority:
+            self._prepared.put(self.key, next_ballot, proposal)
+        if record is None:
+            return Refuted(proposal, slots)
+        return Chosen(proposal, slots) if len(slots) >= self.needed else Uncertain(proposal.origin, slots)
+
+    def is_uncertain(self, base: Record | None) -> bool:
+        """A retry that meets another's write can't know what became of its own.
+
+        A merge may be applied again: its origin makes the second time do nothing.
+        """
+        return self.sent is not None and not isinstance(self.change, Merge) and not self.is_own(base)
+
+    def is_own(self, base: Record | None) -> bool:
+        """Whether an earlier attempt of this very change was adopted."""
+        return self.sent is not None and base is not None and base.origin == self.sent
+
+    def _own_again(self, base: Record | None, ballot: int) -> Record | None:
+        return base.under(ballot, base.weak) if base is not None and self.is_own(base) else None
+
+    def _check_still_settled(self, base: Record | None) -> Generator[Ask, Answers, tuple[int, ...]]:
+        """Before a refusal out of a prepared ballot: is `base` on a majority now?
+
+        A read costs no disk write, so it comes before proposing the same record again. Gives the replicas that
+        agree, or nothing.
+        """
+        answers = yield Ask(Read(self.key, value=False), self.majority)
+        held = [(slot, answer.record) for slot, answer in answers if type(answer) is Held]
+        agreed = tuple(slot for slot, record in held if _ballot(record) == _ballot(base))
+        return agreed if len(agreed) >= self.majority else ()
+
+    def _promises(self, answers: Answers) -> list[tuple[int, Record | None]]:
+        self._look_above(answers)
+        return [(slot, answer.record) for slot, answer in answers if type(answer) is Promised]
+
+    def _look_above(self, answers: Answers) -> None:
+        for _, answer in answers:
+            if type(answer) is Refused and answer.highest > self._above:
+                self._above = answer.highest
+
+    def _agreed(self, promises: list[tuple[int, Record | None]], base: Record | None) -> tuple[int, ...]:
+        """The promising replicas, if all hold this very record; else nothing."""
+        agree = all(_ballot(record) == _ballot(base) for _, record in promises)
+        return tuple(slot for slot, _ in promises) if agree else ()
+
+
+def _ballot(record: Record | None) -> int:
+    return record.ballot if record is not None else NONE

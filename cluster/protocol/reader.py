@@ -1,0 +1,126 @@
+"""The strong read: one round trip and no disk write while the replicas agree.
+
+Attiya, Bar-Noy and Dolev, "Sharing Memory Robustly in Message-Passing Systems" (1995): a reader that finds the
+newest value on a minority writes it back to a majority before it returns it, else the next reader may not find it.
+Here, because a promise may forbid that write, there is a third step: the primary settles the key.
+
+    ask     a majority tells its ballots, the nearest also its value: the same ballot everywhere is the answer
+    again   otherwise all tell their records: a majority on one ballot is the answer
+    write   otherwise the newest record goes to all, as an ordinary accept: once a majority has it, it is the answer
+    settle  otherwise NeedsSettling: a CASPaxos round that changes nothing
+
+Ballots are compared, never values: equal values can come from two writes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator
+
+import msgspec
+
+from cluster.protocol.acceptor import newest
+from cluster.protocol.messages import Accept, Accepted, Held, Read
+from cluster.protocol.proposer import Answers, Ask, Pause
+from storage.ballot import NONE
+from storage.record import Record
+
+
+class Agreed(msgspec.Struct, frozen=True, gc=False):
+    """This record (None: absent) is on a majority."""
+
+    record: Record | None
+    slots: tuple[int, ...]
+    """The replicas that stand behind it."""
+
+
+class NeedsSettling(msgspec.Struct, frozen=True, gc=False):
+    """A promise stands in the way of the write-back."""
+
+
+Steps = Generator[Ask | Pause, Answers, Agreed | NeedsSettling]
+
+
+class StrongRead:
+    """One read of one key."""
+
+    def __init__(self, key: bytes, *, majority: int, needed: int, first: tuple[int, ...]) -> None:
+        """first: whom to ask first, nearest in front; at least `needed` of the key's replicas."""
+        self.key, self.majority, self.needed, self.first = key, majority, needed, first
+        self.heard = 0
+        """Replicas that answered in the last round."""
+
+    def run(self) -> Steps:
+        """The whole conversation."""
+        nearest = self.first[0]
+        answers = yield Ask(Read(self.key, value=False), self.needed, self.first, value_from=nearest, hedge=True)
+        held = self._held(answers)
+        agreed = self._agreement(held)
+        if agreed is not None and nearest in agreed.slots:
+            return agreed
+        attempt = 0
+        while True:
+            answers = yield Ask(Read(self.key, value=True), self.needed, linger=True)
+            held = self._held(answers)
+            if len(held) >= self.needed:
+                agreed = self._agreement(held)
+                return agreed if agreed is not None else (yield from self.write_back(held))
+            attempt += 1
+            yield Pause(attempt)
+
+    def write_back(self, held: dict[int, Record | None]) -> Generator[Ask, Answers, Agreed | NeedsSettling]:
+        """Puts the newest record on a majority before it is returned."""
+        record = newest(list(held.values()))
+        assert record is not None, "replicas that all hold nothing agree"
+        answers = yield Ask(Accept(self.key, record, NONE), self.majority)
+        slots = tuple(slot for slot, answer in answers if type(answer) is Accepted)
+        return Agreed(record, slots) if len(slots) >= self.majority else NeedsSettling()
+
+    def _held(self, answers: Answers) -> dict[int, Record | None]:
+        """The records by slot; a digest's value is missing, which _agreement() makes up for."""
+        held = {slot: answer.record for slot, answer in answers if type(answer) is Held}
+        self.heard = len(held)
+        return held
+
+    def _agreement(self, held: dict[int, Record | None]) -> Agreed | None:
+        """The ballot that a majority shares, if `needed` replicas have answered."""
+        if len(held) < self.needed:
+            return None
+        counts = Counter(record.ballot if record is not None else NONE for record in held.values())
+        ballot, count = max(counts.items(), key=lambda item: item[1])
+        if count < self.majority:
+            return None
+        same = {slot: record for slot, record in held.items() if (record.ballot if record else NONE) == ballot}
+        # The value, where one sent it; a tombstone has none, and then any of them will do.
+        record = max(same.values(), key=lambda record: record is not None and record.value is not None)
+        return Agreed(record, tuple(same))
+
+
+class Newest(msgspec.Struct, frozen=True, gc=False):
+    """The newest record among those that answered."""
+
+    record: Record | None
+    slots: tuple[int, ...]
+
+
+class WeakRead:
+    """One weak or eventual read: the newest of what `needed` replicas hold, and no promise beyond that."""
+
+    def __init__(self, key: bytes, *, needed: int, first: tuple[int, ...]) -> None:
+        """first: whom to ask before anybody else."""
+        self.key, self.needed, self.first = key, needed, first
+        self.heard = 0
+
+    def run(self) -> Generator[Ask | Pause, Answers, Newest]:
+        """The whole conversation."""
+        answers = yield Ask(Read(self.key, value=True), self.needed, self.first, hedge=True)
+        attempt = 0
+        while True:
+            held = {slot: answer.record for slot, answer in answers if type(answer) is Held}
+            self.heard = len(held)
+            if len(held) >= self.needed:
+                return Newest(newest(list(held.values())), tuple(held))
+            if attempt:
+                yield Pause(attempt)
+            attempt += 1
+            answers = yield Ask(Read(self.key, value=True), self.needed)

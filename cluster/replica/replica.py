@@ -1,0 +1,180 @@
+"""The replica: applies the acceptor's decisions to memory and disk, in this order and no other.
+
+A request is decided at once, in memory, on the event loop. What changed goes into the group commit; the reply leaves
+after that commit, and so does the reply to every later request that was shown the change: a value that is in memory
+and not yet on disk was never there if the power goes. A key that is not in memory is loaded first, many at a time,
+and requests for it wait in the order they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+from storage.group_commit import GroupCommit
+
+from cluster.ballot_clock import BallotClock
+from cluster.protocol.acceptor import Acceptor, Decision
+from cluster.protocol.messages import Accept, Held, Prepare, Read, ReplicaRequest, Reply, Scan, Scanned, Unfit
+from cluster.replica.record_cache import RecordCache
+from cluster.tasks import Tasks
+from storage.engine import Damaged, Engine, StorageError
+from storage.record import Record, ReplicaState
+
+Respond = Callable[[int, Reply], None]
+"""Called once per request with the token it came with and the reply."""
+
+LOADING_KEYS_MAX = 20_000
+"""Keys that wait to be read from disk; beyond it a request is refused rather than queued in memory."""
+SCAN_VALUE_BYTES_MAX = 4 * 1024 * 1024
+"""Values in one page of a scan, so that a page fits a frame."""
+
+log = structlog.get_logger()
+
+
+class Replica:
+    """One node's share of the data."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        commits: GroupCommit,
+        clock: BallotClock,
+        tasks: Tasks,
+        *,
+        cache_bytes_max: int,
+        on_kept_aside: Callable[[bytes, Record], None],
+        acceptor: Acceptor | None = None,
+    ) -> None:
+        """on_kept_aside(key, record) is told, after it is on disk, of each weak record that was pushed out."""
+        self._engine, self._commits, self._clock, self._tasks = engine, commits, clock, tasks
+        self._acceptor = acceptor or Acceptor()
+        self._cache = RecordCache(cache_bytes_max)
+        self._on_kept_aside = on_kept_aside
+        self._loading: dict[bytes, list[tuple[ReplicaRequest, Respond, int]]] = {}
+        self._to_load: list[bytes] = []
+        self.damaged: dict[bytes, str] = {}
+        """Keys whose checksum did not match: they take part in nothing."""
+
+    def handle(self, request: ReplicaRequest, respond: Respond, token: int) -> None:
+        """Decides the request; respond(token, reply) follows when what the reply shows is on disk."""
+        entry = self._cache.get(request.key)
+        if entry is None:
+            self._load(request, respond, token)
+        elif type(request) is Read:
+            self._reply(entry.ticket, respond, token, _held(entry.state.record, request.value))
+        else:
+            self._decide(request, entry.state, entry.ticket, respond, token)
+
+    def peek(self, key: bytes) -> ReplicaState | None:
+        """The state in memory, committed or not; None when it is not in memory."""
+        entry = self._cache.get(key)
+        return entry.state if entry is not None else None
+
+    def peek_committed(self, key: bytes) -> ReplicaState | None:
+        """The state in memory if it is on disk too: what a read may show without waiting."""
+        entry = self._cache.get(key)
+        return entry.state if entry is not None and entry.ticket <= self._commits.committed else None
+
+    def _decide(self, request: ReplicaRequest, state: ReplicaState, ticket: int, respond: Respond, token: int) -> None:
+        if type(request) is Accept:
+            self._clock.absorb(request.record.ballot)
+            decision = self._acceptor.accept(state, request)
+        else:
+            assert type(request) is Prepare
+            self._clock.absorb(request.ballot)
+            decision = self._acceptor.prepare(state, request)
+        if decision.state is not state:
+            ticket = self._write(request.key, decision)
+        self._reply(ticket, respond, token, decision.reply)
+
+    def _write(self, key: bytes, decision: Decision) -> int:
+        ticket = self._commits.put(key, decision.state)
+        self._cache.put(key, decision.state, ticket)
+        self._cache.shrink(self._commits.committed)
+        if decision.displaced is not None:
+            ticket = self._commits.keep(key, decision.displaced)
+            self._commits.when(ticket, partial(self._on_kept_aside, key, decision.displaced))
+        return ticket
+
+    def _reply(self, ticket: int, respond: Respond, token: int, reply: Reply) -> None:
+        if ticket <= self._commits.committed:
+            respond(token, reply)
+        else:
+            self._commits.when(ticket, partial(respond, token, reply))
+
+    # -- what is not in memory ---------------------------------------------------------------------------------
+
+    def _load(self, request: ReplicaRequest, respond: Respond, token: int) -> None:
+        key = request.key
+        if key in self.damaged:
+            respond(token, Unfit(self.damaged[key]))
+        elif key in self._loading:
+            self._loading[key].append((request, respond, token))
+        elif len(self._loading) >= LOADING_KEYS_MAX:
+            respond(token, Unfit("too many keys wait to be read from disk"))
+        else:
+            self._loading[key] = [(request, respond, token)]
+            self._to_load.append(key)
+            if len(self._to_load) == 1:
+                self._tasks.spawn(self._load_all(), "load records")
+
+    async def _load_all(self) -> None:
+        """Loads what was asked for since; what is asked for meanwhile makes the next load."""
+        keys, self._to_load = self._to_load, []
+        try:
+            loaded = await self._engine.load(keys)
+        except StorageError as error:
+            log.error("records can't be read", keys=len(keys), error=str(error))
+            loaded = {}
+        for key in keys:
+            waiting = self._loading.pop(key)
+            state = loaded.get(key)
+            if isinstance(state, ReplicaState):
+                self._cache.put(key, state, 0)
+                for request, respond, token in waiting:
+                    self.handle(request, respond, token)
+            else:
+                self._exclude(key, state)
+                for _, respond, token in waiting:
+                    respond(token, Unfit(self.damaged.get(key, "the disk could not be read")))
+        self._cache.shrink(self._commits.committed)
+
+    def _exclude(self, key: bytes, found: Damaged | None) -> None:
+        if found is not None:
+            self.damaged[key] = found.reason
+            log.error("a record is damaged; this replica takes no part for its key", key=repr(key), reason=found.reason)
+
+    async def scan(self, request: Scan) -> Reply:
+        """A page of this replica's committed records."""
+        try:
+            page = await self._engine.scan(
+                request.prefix, request.after, request.limit, request.values, SCAN_VALUE_BYTES_MAX
+            )
+        except StorageError as error:
+            log.error("a listing met a damaged record", prefix=repr(request.prefix), error=str(error))
+            return Unfit(str(error))
+        return Scanned(page.entries, page.complete)
+
+    def keep_aside(self, key: bytes, record: Record, kept: Callable[[], None]) -> None:
+        """Keeps a weak write on disk that could not be brought in; calls back when it is there."""
+        ticket = self._commits.keep(key, record)
+        self._commits.when(ticket, partial(self._on_kept_aside, key, record))
+        self._commits.when(ticket, kept)
+
+    @property
+    def cached_keys(self) -> int:
+        """Keys in memory."""
+        return len(self._cache)
+
+    @property
+    def cached_bytes(self) -> int:
+        """Estimated memory of the keys in memory."""
+        return self._cache.size_bytes
+
+
+def _held(record: Record | None, value: bool) -> Held:
+    if value or record is None or record.value is None:
+        return Held(record, False)
+    return Held(record.without_value(), True)
