@@ -1,0 +1,83 @@
+"""The data folder: who may use it, and with which permissions.
+
+The lock is a `flock` on a file beside the database: the kernel drops it when the process ends, however it ends, so
+a lock never outlives its holder. It is taken before the database is touched. That matters inside one process, too:
+closing any descriptor of a database file drops the process's own POSIX locks on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+from storage.engine import FolderLocked
+
+DATABASE_NAME = "kvstore.db"
+LOCK_NAME = "lock"
+
+_PRIVATE_FOLDER = 0o700
+_PRIVATE_FILE = 0o600
+
+
+class DataFolder:
+    """One folder on a local disk, for one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.database = path / DATABASE_NAME
+        self._lock: int | None = None
+
+    def take(self) -> None:
+        """Makes the folder if need be and locks it. Raises FolderLocked or OSError."""
+        _make_private(self.path)
+        lock = os.open(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE_FILE)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as refusal:
+            holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
+            os.close(lock)
+            if refusal.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise FolderLocked(
+                f"process {holder or '(unknown)'} uses the data folder {self.path}; nothing was touched. "
+                "Stop that process, or give this node another folder"
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        self._lock = lock
+
+    def ensure_database_file(self) -> None:
+        """Makes an empty database file that only its owner can read; SQLite gives its log the same permissions."""
+        os.close(os.open(self.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE_FILE))
+        _sync_folder(self.path)
+
+    def release(self) -> None:
+        """Lets others have the folder. Idempotent."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _make_private(path: Path) -> None:
+    """Makes the folder, or takes over an empty one, so that only its owner can enter.
+
+    A folder that holds anything is left as it is: it may be the system's, and the files in it are private anyway.
+    """
+    if not path.exists():
+        path.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
+        _sync_folder(path.parent)
+    elif not any(path.iterdir()):
+        with contextlib.suppress(PermissionError):  # another user's, lent to us
+            path.chmod(_PRIVATE_FOLDER)
+
+
+def _sync_folder(path: Path) -> None:
+    """Makes the folder's entries durable: a file whose name is lost is lost."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,188 @@
+"""Reader: point loads and scans over two read-only connections, so that a long scan does not hold up a load.
+
+aiosqlite gives each connection a thread. Every query here is one call, whole in itself: nothing is held open
+between two awaits, so a cancelled reader leaves no snapshot behind that would keep the log from being emptied.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import aiosqlite
+
+from storage import schema
+from storage.engine import Damaged, ScanEntry, ScanPage, StorageError
+from storage.record import Record, ReplicaState
+from storage.rows import SIZE, Row, shown, state_of
+from storage.writer import refuse_unless_taken
+
+KEYS_PER_LOAD = (1, 8, 64)
+"""Sizes of a query's list of keys: a few, so that each stays prepared; a shorter list repeats its last key."""
+
+ROWS_PER_STEP = 256
+VALUES_PER_STEP = 16
+"""Rows that a scan fetches at a time: with values few, as each may be a megabyte."""
+
+_SELECTS = {size: schema.select_records(size) for size in KEYS_PER_LOAD}
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR)
+"""What SQLite says of a page that it can't read or make sense of: primary result codes."""
+
+
+class Reader:
+    """Reads what is committed. Made by Reader.open, ended by close."""
+
+    def __init__(self, loads: aiosqlite.Connection, scans: aiosqlite.Connection) -> None:
+        self._loads = loads
+        self._scans = scans
+
+    @classmethod
+    async def open(cls, database: Path, cache_bytes: int) -> Reader:
+        """Opens the connections, a cache of so many bytes each. Raises FolderUnusable or sqlite3.Error."""
+        loads = await _connect(database, cache_bytes)
+        try:
+            return cls(loads, await _connect(database, cache_bytes))
+        except BaseException:
+            await loads.close()
+            raise
+
+    async def load(self, keys: Sequence[bytes]) -> dict[bytes, ReplicaState | Damaged]:
+        """See Engine.load."""
+        wanted = list(dict.fromkeys(keys))
+        found: dict[bytes, ReplicaState | Damaged] = {}
+        for chunk in _chunks(wanted):
+            found.update(await self._load_chunk(chunk))
+        return found
+
+    async def _load_chunk(self, keys: list[bytes]) -> dict[bytes, ReplicaState | Damaged]:
+        size = next(size for size in KEYS_PER_LOAD if size >= len(keys))
+        try:
+            rows = await self._loads.execute_fetchall(_SELECTS[size], keys + keys[-1:] * (size - len(keys)))
+        except sqlite3.DatabaseError as error:
+            return await self._load_around_damage(keys, error)
+        states = {row[0]: state_of(tuple(row)) for row in rows}
+        if not states.keys() <= set(keys):  # the index led to rows that bear other keys
+            return await self._load_around_damage(keys, None)
+        return {key: states.get(key, _NEVER_HEARD_OF) for key in keys}
+
+    async def _load_around_damage(
+        self, keys: list[bytes], error: sqlite3.DatabaseError | None
+    ) -> dict[bytes, ReplicaState | Damaged]:
+        """One key at a time, so that a bad page or row costs only the keys on it."""
+        if error is not None and not _is_damage(error):
+            raise StorageError(f"reading {len(keys)} keys failed: {error}") from error
+        return {key: await self._load_one(key) for key in keys}
+
+    async def _load_one(self, key: bytes) -> ReplicaState | Damaged:
+        try:
+            rows = list(await self._loads.execute_fetchall(_SELECTS[1], (key,)))
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise StorageError(f"reading key {shown(key)} failed: {error}") from error
+            return Damaged(f"the record of key {shown(key)} can't be read: {error}")
+        if not rows:
+            return _NEVER_HEARD_OF
+        if rows[0][0] != key:
+            return Damaged(f"the record of key {shown(key)} bears the key {shown(rows[0][0])}: it has changed on disk")
+        return state_of(tuple(rows[0]))
+
+    async def scan(
+        self, prefix: bytes, after: bytes | None, limit: int, values: bool, value_bytes_max: int
+    ) -> ScanPage:
+        """See Engine.scan."""
+        start = prefix if after is None else max(prefix, successor(after))
+        end = end_of_prefix(prefix)
+        sql = schema.scan_records(values, bounded=end is not None)
+        bounds = () if end is None else (end,)
+        step = VALUES_PER_STEP if values else ROWS_PER_STEP
+        entries: list[ScanEntry] = []
+        value_bytes = 0
+        while True:
+            rows = await self._fetch_step(sql, (start, *bounds, step))
+            for row in rows:
+                entry = _entry_of(row)
+                if entry is None:
+                    continue
+                if len(entries) >= limit or (values and entries and value_bytes >= value_bytes_max):
+                    return ScanPage(entries, complete=False)
+                entries.append(entry)
+                value_bytes += entry.size
+            if len(rows) < step:
+                return ScanPage(entries, complete=True)
+            start = successor(rows[-1][0])
+
+    async def _fetch_step(self, sql: str, parameters: tuple[bytes | int, ...]) -> list[Row]:
+        try:
+            return [tuple(row) for row in await self._scans.execute_fetchall(sql, parameters)]
+        except sqlite3.Error as error:
+            start = shown(parameters[0])
+            raise StorageError(f"the records from key {start} on can't be listed: {error}") from error
+
+    async def kept_aside(self) -> dict[tuple[bytes, int], Record]:
+        """See Engine.kept_aside. Raises StorageError for a row whose checksum does not match."""
+        kept: dict[tuple[bytes, int], Record] = {}
+        for row in await self._fetch_step(schema.SELECT_KEPT, ()):
+            state = state_of(row)
+            if isinstance(state, Damaged) or state.record is None:
+                reason = state.reason if isinstance(state, Damaged) else "it has no ballot"
+                raise StorageError(f"a record that was kept aside to be merged back is lost: {reason}")
+            kept[row[0], state.record.origin] = state.record
+        return kept
+
+    async def close(self) -> None:
+        """Finishes the queries under way. Idempotent."""
+        await self._loads.close()
+        await self._scans.close()
+
+
+_NEVER_HEARD_OF = ReplicaState()
+
+
+async def _connect(database: Path, cache_bytes: int) -> aiosqlite.Connection:
+    connection = await aiosqlite.connect(_read_only(database), uri=True, isolation_level=None)
+    try:
+        for name, value, why in (*schema.READER_SETTINGS, schema.cache_setting(cache_bytes)):
+            await connection.execute_fetchall(f"PRAGMA {name} = {value}")
+            rows = list(await connection.execute_fetchall(f"PRAGMA {name}"))
+            refuse_unless_taken(name, value, why, tuple(rows[0]) if rows else None)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+def _read_only(database: Path) -> str:
+    return f"{database.absolute().as_uri()}?mode=ro"
+
+
+def _chunks(keys: list[bytes]) -> Iterator[list[bytes]]:
+    size = KEYS_PER_LOAD[-1]
+    for start in range(0, len(keys), size):
+        yield keys[start : start + size]
+
+
+def _entry_of(row: Row) -> ScanEntry | None:
+    """The row as an entry of a scan; None for a key that has only a promise. Raises StorageError when damaged."""
+    state = state_of(row)
+    if isinstance(state, Damaged):
+        raise StorageError(f"the listing can't go on: {state.reason}. Reading that key settles it from its replicas")
+    if state.record is None:
+        return None
+    size = row[SIZE]
+    return ScanEntry(row[0], state.record, size or 0, size is None)
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGE
+
+
+def successor(key: bytes) -> bytes:
+    """The key right behind this one in byte order."""
+    return key + b"\0"
+
+
+def end_of_prefix(prefix: bytes) -> bytes | None:
+    """The first key behind all that start with the prefix; None when there is none (b"", b"\\xff\\xff")."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes([stem[-1] + 1]) if stem else None

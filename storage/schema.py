@@ -1,0 +1,145 @@
+"""The data folder's SQLite schema: tables, settings with their reasons, and how a file is known to be ours.
+
+The value is the last column of a row, so that a large one lies on overflow pages that a scan of headers never
+reads. `records` is a rowid table: as a B-tree of its own, keyed by the key, it would drag values through every
+rebalancing of the key's tree.
+
+A row of `records` is one of three: a promise alone (ballot 0), a tombstone (ballot above 0, value NULL) or a value.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SCHEMA_VERSION = 1
+"""Kept in PRAGMA user_version. A folder of a newer one is refused: what it means is not known here."""
+
+APPLICATION_ID = 0x6B767331
+"""Kept in PRAGMA application_id, "kvs1" in ASCII: tells our files from other programs' SQLite databases."""
+
+WAL_CHECKPOINT_PAGES = 4_000
+"""The log is copied into the database after this many 4 KiB pages. Fewer copy a hot page too often; more make the
+pause of one checkpoint felt (16 MiB are about 50 ms on an ordinary SSD)."""
+
+WAL_BYTES_MAX = 64 * 1024 * 1024
+"""Past this size the log is emptied even if that means to wait for the readers of the moment, who would else let it
+grow for as long as there always is one. Also what is left of the file after a burst."""
+
+BUSY_TIMEOUT_MS = 5_000
+"""How long SQLite waits for its own locks: ours never collide, so reaching it means a stranger has the file open."""
+
+_RECORD_COLUMNS = """
+    ballot         INTEGER NOT NULL,
+    {origin}
+    weak           INTEGER NOT NULL,
+    content_type   BLOB    NOT NULL,
+    expires_at_ms  INTEGER NOT NULL,
+    fences         BLOB,
+    value_checksum INTEGER NOT NULL,
+    checksum       INTEGER NOT NULL,
+    value          BLOB"""
+
+TABLES = (
+    f"""CREATE TABLE records (
+    key            BLOB    PRIMARY KEY NOT NULL,
+    promised       INTEGER NOT NULL,{_RECORD_COLUMNS.format(origin="origin         INTEGER NOT NULL,")}
+)""",
+    f"""CREATE TABLE kept_aside (
+    key            BLOB    NOT NULL,
+    origin         INTEGER NOT NULL,{_RECORD_COLUMNS.format(origin="")},
+    PRIMARY KEY (key, origin)
+)""",
+    """CREATE TABLE facts (
+    name     TEXT    PRIMARY KEY NOT NULL,
+    value    BLOB    NOT NULL,
+    checksum INTEGER NOT NULL
+)""",
+    """CREATE TABLE folder (
+    only_row        INTEGER PRIMARY KEY CHECK (only_row = 1),
+    incarnation     TEXT    NOT NULL,
+    commit_sequence INTEGER NOT NULL,
+    checksum        INTEGER NOT NULL
+)""",
+)
+
+
+class Setting(NamedTuple):
+    """One PRAGMA: set, then read back, because SQLite ignores in silence what it does not know."""
+
+    name: str
+    value: int | str
+    why: str
+
+
+_SHARED = (
+    Setting("busy_timeout", BUSY_TIMEOUT_MS, "wait for a lock rather than fail at once"),
+    Setting("mmap_size", 0, "a page that rots or a file that shrinks under a mapping is a crash, not an error"),
+    Setting("cell_size_check", 1, "a damaged page is noticed when it is read, not when it has spread"),
+    Setting("trusted_schema", 0, "a planted database must not run functions from its schema"),
+)
+
+WRITER_SETTINGS = (
+    *_SHARED,
+    Setting("journal_mode", "wal", "one sequential write and one fsync per commit, and readers never wait"),
+    Setting("synchronous", 2, "FULL: the log is on disk before a commit returns"),
+    Setting("fullfsync", 1, "macOS: fsync alone leaves data in the drive's cache"),
+    Setting("checkpoint_fullfsync", 1, "macOS: the same for checkpoints"),
+    Setting("wal_autocheckpoint", WAL_CHECKPOINT_PAGES, "bounds the log; passive, in the writer's own thread"),
+    Setting("journal_size_limit", WAL_BYTES_MAX, "a log that has grown shrinks again"),
+)
+
+READER_SETTINGS = (
+    *_SHARED,
+    Setting("query_only", 1, "exactly one connection writes"),
+    Setting("wal_autocheckpoint", 0, "exactly one connection checkpoints"),
+)
+
+
+def cache_setting(cache_bytes: int) -> Setting:
+    """The page cache of one connection, in bytes."""
+    return Setting("cache_size", -(cache_bytes // 1024), "memory is bounded; negative is in KiB")
+
+
+_COLUMNS = (
+    "key", "promised", "ballot", "origin", "weak", "content_type", "expires_at_ms",
+    "fences", "value_checksum", "checksum", "value",
+)  # fmt: skip
+ROW_WIDTH = len(_COLUMNS)
+
+_HEADER_BEHIND_PROMISE = (
+    "ballot, origin, weak, content_type, expires_at_ms, fences, value_checksum, checksum, length(value)"
+)
+_HEADER = f"key, promised, {_HEADER_BEHIND_PROMISE}"
+SELECT_KEPT = f"SELECT key, 0, {_HEADER_BEHIND_PROMISE}, value FROM kept_aside"
+
+
+def upsert_records(rows: int) -> str:
+    """One statement that writes that many rows: each costs one hand-over of the interpreter's lock, however many."""
+    one = f"({', '.join('?' * ROW_WIDTH)})"
+    update = ", ".join(f"{column}=excluded.{column}" for column in _COLUMNS[1:])
+    return (
+        f"INSERT INTO records ({', '.join(_COLUMNS)}) VALUES {', '.join([one] * rows)} "
+        f"ON CONFLICT (key) DO UPDATE SET {update}"
+    )
+
+
+def select_records(keys: int) -> str:
+    """The rows of up to that many keys; a key named twice is found once."""
+    return f"SELECT {_HEADER}, value FROM records WHERE key IN ({', '.join('?' * keys)})"
+
+
+def scan_records(values: bool, bounded: bool) -> str:
+    """The rows from a key on, in byte order, up to a bound or to the end; parameters: from, (bound,) limit."""
+    columns = _HEADER + (", value" if values else "")
+    bound = " AND key < ?" if bounded else ""
+    return f"SELECT {columns} FROM records WHERE key >= ?{bound} ORDER BY key LIMIT ?"
+
+
+_KEPT_COLUMNS = tuple(column for column in _COLUMNS if column != "promised")
+KEEP = f"INSERT OR REPLACE INTO kept_aside ({', '.join(_KEPT_COLUMNS)}) VALUES ({', '.join('?' * len(_KEPT_COLUMNS))})"
+FORGET = "DELETE FROM kept_aside WHERE key = ? AND origin = ?"
+SET_FACT = "INSERT OR REPLACE INTO facts (name, value, checksum) VALUES (?, ?, ?)"
+SELECT_FACTS = "SELECT name, value, checksum FROM facts"
+INSERT_FOLDER = "INSERT INTO folder (only_row, incarnation, commit_sequence, checksum) VALUES (1, ?, ?, ?)"
+SELECT_FOLDER = "SELECT incarnation, commit_sequence, checksum FROM folder"
+COUNT_COMMIT = "UPDATE folder SET commit_sequence = ?, checksum = ? WHERE only_row = 1"

@@ -1,0 +1,143 @@
+"""SqliteEngine: the engine on a real disk. DESIGN.md beside this file says why it is built like this."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
+
+from storage.engine import Batch, CommitFailed, Damaged, FolderUnusable, ScanPage, StorageError
+from storage.folder import DataFolder
+from storage.reader import Reader
+from storage.record import Record, ReplicaState
+from storage.writer import Writer, statements_of
+
+T = TypeVar("T")
+
+PAGE_CACHE_BYTES_MAX = 32 * 1024 * 1024
+"""All page caches together: half for the writer, the rest for the readers. More buys little, because the system's
+own cache lies below; a million small records need no more than this to write."""
+
+
+class SqliteEngine:
+    """An Engine over one folder on a local disk, which it makes if need be."""
+
+    def __init__(self, folder: Path, *, page_cache_bytes_max: int = PAGE_CACHE_BYTES_MAX) -> None:
+        self._folder = DataFolder(folder)
+        self._writer = Writer(self._folder, page_cache_bytes_max // 2)
+        self._reader_cache_bytes = page_cache_bytes_max // 4
+        # The writer's thread. Not aiosqlite's: there each statement is a trip through a queue and back to the event
+        # loop, and another task's statement may come in between; here a whole transaction is one call.
+        self._thread: ThreadPoolExecutor | None = None
+        self._reader: Reader | None = None
+        self._facts: dict[str, bytes] = {}
+        self._commit_sequence = 0
+        self._failure: BaseException | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def incarnation(self) -> str:
+        """See Engine."""
+        return self._writer.incarnation
+
+    @property
+    def commit_sequence(self) -> int:
+        """See Engine."""
+        return self._commit_sequence
+
+    @property
+    def facts(self) -> Mapping[str, bytes]:
+        """See Engine."""
+        return MappingProxyType(self._facts)
+
+    async def open(self) -> None:
+        """See Engine."""
+        assert self._thread is None, "an engine is opened once"
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kvstore-writer")
+        try:
+            await self._in_thread(self._writer.open)
+            self._commit_sequence = self._writer.commit_sequence
+            self._facts.update(self._writer.facts)
+            self._reader = await Reader.open(self._folder.database, self._reader_cache_bytes)
+        except sqlite3.Error as error:
+            await self.close()
+            raise FolderUnusable(f"{self._folder.database} can't be read: {error}; nothing was touched") from error
+        except BaseException:
+            await self.close()
+            raise
+
+    async def write(self, batch: Batch) -> None:
+        """See Engine."""
+        self._usable_reader()
+        await self._in_thread(partial(self._writer.commit, statements_of(batch)), partial(self._committed, batch))
+
+    async def load(self, keys: Sequence[bytes]) -> dict[bytes, ReplicaState | Damaged]:
+        """See Engine."""
+        return await self._usable_reader().load(keys)
+
+    async def scan(
+        self, prefix: bytes, after: bytes | None, limit: int, values: bool, value_bytes_max: int
+    ) -> ScanPage:
+        """See Engine."""
+        return await self._usable_reader().scan(prefix, after, limit, values, value_bytes_max)
+
+    async def kept_aside(self) -> dict[tuple[bytes, int], Record]:
+        """See Engine."""
+        return await self._usable_reader().kept_aside()
+
+    async def close(self) -> None:
+        """See Engine. Readers go first, so that the writer is the last connection: it alone may checkpoint."""
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        if self._thread is None:
+            return
+        if self._reader is not None:
+            await self._reader.close()
+        try:
+            await self._in_thread(self._writer.close)
+        finally:
+            self._thread.shutdown(wait=False)
+
+    def _usable_reader(self) -> Reader:
+        if self._failure is not None:
+            raise CommitFailed(f"this engine refuses everything since a commit failed: {self._failure}")
+        if self._reader is None or self._closing is not None:
+            raise StorageError(f"the data folder {self._folder.path} is not open; nothing was read or written")
+        return self._reader
+
+    def _committed(self, batch: Batch, work: Future[int]) -> None:
+        self._failure = work.exception()
+        if self._failure is None:
+            self._commit_sequence = work.result()
+            self._facts.update(batch.facts)
+
+    async def _in_thread(self, function: Callable[[], T], then: Callable[[Future[T]], None] | None = None) -> T:
+        """Runs it in the writer's thread, after all that was given to it before; `then` runs here even if the
+        awaiting task is cancelled meanwhile, as the function does too.
+        """
+        assert self._thread is not None
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        work = self._thread.submit(function)
+        work.add_done_callback(lambda work: loop.call_soon_threadsafe(_finish, work, then, answer))
+        return await answer
+
+
+def _finish(work: Future[T], then: Callable[[Future[T]], None] | None, answer: asyncio.Future[T]) -> None:
+    if then is not None:
+        then(work)
+    if answer.done():  # cancelled
+        return
+    failure = work.exception()
+    if failure is not None:
+        answer.set_exception(failure)
+    else:
+        answer.set_result(work.result())
