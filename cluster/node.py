@@ -13,6 +13,7 @@ from random import Random
 
 import structlog
 from storage.group_commit import GroupCommit
+from storage.record import Record
 
 from cluster.ballot_clock import BallotClock
 from cluster.clock import Clock
@@ -47,6 +48,7 @@ from storage.engine import Engine
 CLOCK_CEILING = "clock_ceiling_ms"
 """The fact under which the ballot clock's ceiling is on disk."""
 CLOCK_OFFSET_S_MAX = 5.0
+DRAIN_STEP_S = 0.01
 log = structlog.get_logger()
 
 
@@ -77,7 +79,7 @@ class ClusterNode:
             self.ballots,
             tasks,
             cache_bytes_max=cache_bytes_max,
-            on_kept_aside=lambda key, record: self.merge_back.add(key, record),
+            on_kept_aside=self._on_kept_aside,
         )
         self.context = Context(transport, self.ballots, clock, random)
         self.prepared = PreparedBallots(self.replica.peek)
@@ -178,6 +180,9 @@ class ClusterNode:
             highest = max(answer.commit_sequence, self.peer_commit_sequence.get(slot, 0))
             self.peer_commit_sequence[slot] = highest
 
+    def _on_kept_aside(self, key: bytes, record: Record) -> None:
+        self.merge_back.add(key, record)
+
     def _reserve(self, ceiling_ms: int, done: Callable[[], None]) -> None:
         ticket = self._commits.set_fact(CLOCK_CEILING, str(ceiling_ms).encode())
         self._commits.when(ticket, done)
@@ -186,7 +191,7 @@ class ClusterNode:
         """Waits for the conversations under way, then leaves the clock's exact ceiling behind."""
         deadline_s = self._clock.monotonic_s() + timeout_s
         while len(self.context.sweeper) and self._clock.monotonic_s() < deadline_s:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(DRAIN_STEP_S)  # noqa: ASYNC110  (an event per conversation would cost the hot path)
         self._commits.set_fact(CLOCK_CEILING, str(self.ballots.exact_ceiling_ms).encode())
 
     def is_majority_visible(self) -> bool:

@@ -49,9 +49,14 @@ class PeerTransport:
         random: Random,
         tasks: Tasks,
         *,
+        admit: Callable[[str, str], str | None],
         on_request: OnRequest,
     ) -> None:
-        """on_request handles what comes from peers, and what this node sends to itself."""
+        """on_request handles what comes from peers, and what this node sends to itself.
+
+        admit(name, zone) gives the reason to refuse a peer that proved the secret, or None.
+        """
+        self._admit = admit
         self._topology, self._identity, self._secret = topology, identity, secret
         self._clock, self._random, self._tasks = clock, random, tasks
         self._on_request = on_request
@@ -130,13 +135,8 @@ class PeerTransport:
         return f"{identity.name} is no member of this cluster"
 
     def _on_up(self, slot: int, identity: Identity) -> str | None:
-        member = self._topology().by_slot.get(slot)
-        if member is None or member.name != identity.name:
-            return f"{identity.name} is no member of this cluster"
-        if member.zone != identity.zone:
-            return (
-                f"{identity.name} says it is in zone {identity.zone!r}, but the members' list says {member.zone!r}; "
-                "give every node the same --members, with zones as n1=HOST:PORT@ZONE"
-            )
+        reason = self._admit(identity.name, identity.zone)
+        if reason is not None:
+            return reason
         self.identities[slot] = identity
         return None

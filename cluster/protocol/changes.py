@@ -46,6 +46,10 @@ class Merge(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
 class Settle(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """Change nothing: leave the newest record on a majority, whatever it is."""
 
+    renew: bool = False
+    """Propose the record again even where a majority agrees on it: brings a replica along that a promise, whose
+    proposer has died, keeps from taking a repair."""
+
     def apply(self, base: Record | None, ballot: int) -> Record | None:
         """Always None: there is nothing to propose but what is there."""
         return None
@@ -53,3 +57,4 @@ class Settle(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
 
 Change = Put | Merge | Settle
 SETTLE = Settle()
+RENEW = Settle(renew=True)

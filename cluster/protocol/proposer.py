@@ -24,7 +24,7 @@ from collections.abc import Callable, Generator
 import msgspec
 
 from cluster.protocol.acceptor import newest
-from cluster.protocol.changes import Change, Merge
+from cluster.protocol.changes import Change, Merge, Settle
 from cluster.protocol.messages import Accept, Accepted, Answer, Held, Prepare, Promised, Read, Refused, Request
 from cluster.protocol.prepared import PreparedBallots
 from storage.ballot import NONE
@@ -126,11 +126,12 @@ class Proposer:
             if self.is_uncertain(base):
                 return Uncertain(self.sent or NONE, ())
             record = self._own_again(base, ballot) or self.change.apply(base, ballot)
-            if record is None and prepared is not None:
+            renew = isinstance(self.change, Settle) and self.change.renew and base is not None
+            if record is None and prepared is not None and not renew:
                 agreed = yield from self._check_still_settled(base)
                 if agreed:
                     self._prepared.put(self.key, prepared.ballot, prepared.base)  # it was not spent
-            if record is None and agreed:
+            if record is None and agreed and not renew:
                 return Refuted(base, agreed)
             ended = yield from self._accept(ballot, base, record)
             if ended is not None:
@@ -153,13 +154,17 @@ class Proposer:
         slots = tuple(slot for slot, answer in answers if type(answer) is Accepted)
         self.granted = len(slots)
         if len(slots) < self.majority:
-            self._look_above(answers)
+            self.note_failed_accept(answers)
             return None
         if sum(type(answer) is Accepted and answer.promised_next for _, answer in answers) >= self.majority:
             self._prepared.put(self.key, next_ballot, proposal)
         if record is None:
             return Refuted(proposal, slots)
         return Chosen(proposal, slots) if len(slots) >= self.needed else Uncertain(proposal.origin, slots)
+
+    def note_failed_accept(self, answers: Answers) -> None:
+        """No majority took it: aim higher. Whatever the refusals say, our value may be somewhere."""
+        self._look_above(answers)
 
     def is_uncertain(self, base: Record | None) -> bool:
         """A retry that meets another's write can't know what became of its own.

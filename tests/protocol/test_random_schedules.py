@@ -1,0 +1,115 @@
+"""The real pure modules under random schedules, and under each mutant, which must be caught.
+
+A failure prints the preset and the seed; `World(seed, PRESETS[name], Rules())` is that very schedule again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cluster.protocol.acceptor import Acceptor, Decision
+from cluster.protocol.messages import Accept, Accepted, Refused
+from cluster.protocol.prepared import Prepared, PreparedBallots
+from cluster.protocol.proposer import Answers, Proposer
+from cluster.protocol.reader import Agreed, StrongRead, newest
+from storage.record import Record, ReplicaState
+from tests.protocol.linearizable import is_linearizable
+from tests.protocol.world import MAJORITY, Options, Rules, World
+
+PRESETS = {
+    "strong only": Options(),
+    "strong and weak": Options(weak=0.25),
+    "weak, clocks far apart": Options(weak=0.25, skew=400),
+    "many copies": Options(relay=0.3, duplicate=0.5, concurrency=6, calls=16),
+    "lossy": Options(loss=0.2, weak=0.1, concurrency=5, calls=16),
+    "two proposers and relays": Options(
+        loss=0.0, crash=0.0, duplicate=0.0, relay=0.5, concurrency=2, calls=8, kinds=(25, 0, 75), own_first=0.7
+    ),
+}
+SEEDS = 1_000
+"""Per preset, in the suite; `python -m tests.protocol.campaign` runs as many as you like."""
+
+
+def holds(seed: int, options: Options, rules: Rules) -> bool:
+    """Whether this schedule is linearizable and converges."""
+    world = World(seed, options, rules)
+    world.run()
+    return is_linearizable(world.history) and world.converges()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_schedule_is_linearizable_and_converges(preset: str) -> None:
+    for seed in range(SEEDS):
+        assert holds(seed, PRESETS[preset], Rules()), f"{preset}: seed {seed}"
+
+
+# -- mutants: one rule missing each ------------------------------------------------------------------------------
+
+
+class AcceptIgnoresPromise(Acceptor):
+    def may_accept(self, state: ReplicaState, message: Accept) -> bool:
+        return message.record.ballot > state.ballot
+
+
+class DuplicateDropsPromise(Acceptor):
+    def accept_again(self, state: ReplicaState, message: Accept) -> Decision:
+        return Decision(state, Accepted(True))
+
+
+class DisplacedIsForgotten(Acceptor):
+    def displaces(self, held: Record | None, record: Record) -> bool:
+        return False
+
+
+class AllNackMeansNo(Proposer):
+    def note_failed_accept(self, answers: Answers) -> None:
+        super().note_failed_accept(answers)
+        refusals = [answer for _, answer in answers if isinstance(answer, Refused)]
+        if len(refusals) == len(answers) >= MAJORITY:
+            self.sent = None
+
+
+class OwnValueIsConflict(Proposer):
+    def is_own(self, base: Record | None) -> bool:
+        return False
+
+    def is_uncertain(self, base: Record | None) -> bool:
+        return False
+
+
+class ReadWithoutWriteBack(StrongRead):
+    def write_back(self, held: dict[int, Record | None]):  # type: ignore[no-untyped-def, override]
+        return Agreed(newest(list(held.values())), tuple(held))
+        yield
+
+
+class BallotIsUsedTwice(PreparedBallots):
+    """A prepared ballot stays after it was used, as in gryadka's reference code."""
+
+    def take(self, key: bytes) -> Prepared | None:
+        found, state = self._ballots.get(key), self._own_state(key)
+        return Prepared(found[0], state.record) if found and state and state.record else None
+
+
+WEAK, COPIES, DUEL = PRESETS["weak, clocks far apart"], PRESETS["many copies"], PRESETS["two proposers and relays"]
+MUTANTS = {
+    "relay-ignores-promise": (Rules(relay_acceptor=AcceptIgnoresPromise()), COPIES, 4_000),
+    "accept-ignores-promise": (Rules(acceptor=AcceptIgnoresPromise()), COPIES, 4_000),
+    "read-without-write-back": (Rules(strong_read=ReadWithoutWriteBack), COPIES, 4_000),
+    "all-nack-means-no": (Rules(proposer=AllNackMeansNo), COPIES, 8_000),
+    "own-value-is-conflict": (Rules(proposer=OwnValueIsConflict), COPIES, 4_000),
+    "duplicate-drops-promise": (Rules(acceptor=DuplicateDropsPromise()), DUEL, 20_000),
+    "displaced-is-forgotten": (Rules(acceptor=DisplacedIsForgotten()), WEAK, 4_000),
+    "ballot-is-used-twice": (Rules(prepared=BallotIsUsedTwice), PRESETS["lossy"], 4_000),
+    "strong-record-supersedes": (Rules(superseded_by_strong=True), replace(WEAK, loss=0.2), 8_000),
+}
+"""Mutant -> what it breaks, the preset that shows it soonest, and the seeds within which it must be caught."""
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_each_mutant_is_caught(mutant: str) -> None:
+    rules, options, seeds = MUTANTS[mutant]
+
+    assert any(not holds(seed, options, rules) for seed in range(seeds)), f"{mutant} went unnoticed in {seeds} seeds"
