@@ -1,0 +1,136 @@
+"""`status` and `replicas`: who is there, and who holds what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.connection import with_client
+from cli.options import KEY, Choices, choices_options
+from cli.output import note, show_rows
+from kvstore.client_errors import ClientError, NoNodeReachable, Problem
+
+if TYPE_CHECKING:
+    from kvstore.http_client import HttpClient
+
+ANSWER_TIMEOUT_S = 3.0
+"""A node that can't say who it is within this time is as good as silent to a person who asks for status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What one address said when it was asked."""
+
+    address: str
+    overview: Mapping[str, Any] | None
+    """The node's view of the cluster; None when it said nothing."""
+    ready: str
+    """"yes", or why not."""
+
+
+@click.command("status")
+@choices_options
+@click.pass_obj
+def status_command(choices: Choices) -> None:
+    """Show the members, each asked itself. Says on stderr who does not answer."""
+    sightings = with_client(choices, _ask_everybody)
+    answered = [sighting for sighting in sightings if sighting.overview is not None]
+    if not answered:
+        raise NoNodeReachable(f"no node answers at {', '.join(sighting.address for sighting in sightings)}")
+    silent = [sighting for sighting in sightings if sighting.overview is None]
+    for sighting in silent:
+        note(f"{sighting.address} does not answer: {sighting.ready}")
+    overview = _newest(answered)
+    show_rows(
+        "members",
+        _rows(overview, answered),
+        ("name", "state", "zone", "http", "epoch", "ready"),
+        choices.output,
+        **{name: overview.get(name) for name in ("cluster_name", "cluster_id", "epoch", "n", "partitions", "moving")},
+        unanswered=[sighting.address for sighting in silent],
+    )
+
+
+async def _ask_everybody(client: HttpClient) -> list[Sighting]:
+    """Asks the endpoints, and then every member that they name."""
+    first = await _ask_each(client, client.endpoints)
+    asked = set(client.endpoints)
+    named = {
+        f"http://{member['http']}"
+        for sighting in first
+        if sighting.overview is not None
+        for member in sighting.overview["members"]
+        if member.get("http")
+    }
+    return first + await _ask_each(client, sorted(named - asked))
+
+
+async def _ask_each(client: HttpClient, addresses: Iterable[str]) -> list[Sighting]:
+    return list(await asyncio.gather(*(_ask(client, address) for address in addresses)))
+
+
+async def _ask(client: HttpClient, address: str) -> Sighting:
+    try:
+        overview = await client.request("GET", "/v1/cluster", only=address, timeout_s=ANSWER_TIMEOUT_S)
+    except ClientError as error:
+        return Sighting(address, None, str(error))
+    return Sighting(address, overview.json(), await _ready(client, address))
+
+
+async def _ready(client: HttpClient, address: str) -> str:
+    try:
+        await client.request("GET", "/readyz", only=address, timeout_s=ANSWER_TIMEOUT_S)
+    except Problem as problem:
+        reasons = problem.fields.get("reasons")
+        return "no: " + ("; ".join(map(str, reasons)) if isinstance(reasons, list) else problem.detail)
+    except ClientError as error:
+        return f"no: {error}"
+    return "yes"
+
+
+def _newest(answered: Sequence[Sighting]) -> Mapping[str, Any]:
+    """The view under the highest epoch."""
+    views = [sighting.overview for sighting in answered if sighting.overview is not None]
+    return max(views, key=lambda view: int(view["epoch"]))
+
+
+def _rows(overview: Mapping[str, Any], answered: Sequence[Sighting]) -> list[dict[str, Any]]:
+    """One row per member: its own word where it answered, what the others think of it where not."""
+    own = {sighting.overview["node"]: sighting for sighting in answered if sighting.overview is not None}
+    return [_row(member, own.get(member["name"])) for member in overview["members"]]
+
+
+def _row(member: Mapping[str, Any], sighting: Sighting | None) -> dict[str, Any]:
+    row = {**member, "epoch": None, "ready": "no answer"}
+    if sighting is not None and sighting.overview is not None:
+        row |= {"state": "alive", "epoch": sighting.overview["epoch"], "ready": sighting.ready}
+        row["http"] = member.get("http") or sighting.address.removeprefix("http://")
+    return row
+
+
+@click.command("replicas")
+@click.argument("key", type=KEY)
+@choices_options
+@click.pass_obj
+def replicas_command(choices: Choices, *, key: str) -> None:
+    """Show who holds KEY: its partition, its replicas, the primary among them, and the version that each has."""
+
+    async def work(client: HttpClient) -> Mapping[str, Any]:
+        answer = await client.request("GET", "/v1/cluster/partitions", query={"key": key, "versions": "true"})
+        placement: Mapping[str, Any] = answer.json()
+        return placement
+
+    placement = with_client(choices, work)
+    primary = placement.get("primary")
+    rows = [
+        {**replica, "role": "primary" if replica["name"] == primary else "replica"} for replica in placement["replicas"]
+    ]
+    around = {name: placement.get(name) for name in ("key", "partition", "epoch", "n", "primary")}
+    columns = ("partition", "name", "role", "zone", "state", "version")
+    show_rows(
+        "replicas", [{"partition": around["partition"], **row} for row in rows], columns, choices.output, **around
+    )

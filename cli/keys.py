@@ -1,0 +1,222 @@
+"""`put`, `get`, `delete` and `list`: one key at a time, and which keys there are."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import click
+
+from cli.connection import with_client
+from cli.listing import pages
+from cli.options import DURATION, KEY, Choices, option, reading_options, writing_options
+from cli.output import RowStream, note, show_fields, write_bytes
+from cli.values import value_of
+from kvstore.client_errors import Problem
+from kvstore.paths import key_path
+
+if TYPE_CHECKING:
+    from kvstore.http_client import Answer, HttpClient
+
+NODE_TIMEOUT_S = 5.0
+"""How long a node tries when it is not told."""
+ANSWER_MARGIN_S = 5.0
+"""A node that knows its deadline answers soon after it; only one that hangs is given up on."""
+
+
+def query_of(**choices: str | float | None) -> dict[str, str]:
+    """The query of a request: what was chosen, with durations as the nodes read them."""
+    return {
+        name: f"{round(choice * 1000)}ms" if isinstance(choice, float) else str(choice)
+        for name, choice in choices.items()
+        if choice is not None
+    }
+
+
+def patience_s(timeout: float | None) -> float:
+    """How long to wait for a node that tries for `timeout` seconds."""
+    return (NODE_TIMEOUT_S if timeout is None else timeout) + ANSWER_MARGIN_S
+
+
+def condition_headers(if_match: str | None, create: bool, fence: str | None) -> dict[str, str]:
+    """The headers of a conditional write. Raises UsageError for what can't mean anything."""
+    headers = {}
+    if if_match is not None and create:
+        raise click.UsageError("--create wants no value there, --if-match wants one: give one of them")
+    if if_match is not None:
+        headers["If-Match"] = if_match if if_match == "*" else '"' + if_match.strip('"') + '"'
+    if create:
+        headers["If-None-Match"] = "*"
+    if fence is not None:
+        lock, equals, number = fence.rpartition("=")
+        if not equals or not lock or not number.isascii() or not number.isdigit():
+            raise click.UsageError(f"--fence {fence!r} is no fence; write LOCK=NUMBER")
+        headers["KV-Fence"] = f"{quote(lock, safe='')}={number}"
+    return headers
+
+
+def _ask(choices: Choices, method: str, path: str, *, receipt: bool, timeout_s: float, **request: Any) -> Answer:
+    """One request. The receipt goes to stderr if wished, that of a refusal too."""
+
+    async def work(client: HttpClient) -> Answer:
+        return await client.request(method, path, timeout_s=timeout_s, **request)
+
+    try:
+        answer = with_client(choices, work)
+    except Problem as problem:
+        if receipt:
+            _show_receipt(problem.headers)
+        raise
+    if receipt:
+        _show_receipt(answer.headers)
+    return answer
+
+
+def _show_receipt(headers: Mapping[str, str]) -> None:
+    note("receipt: " + headers.get("KV-Receipt", "none was given"))
+
+
+@click.command("put")
+@click.argument("key", type=KEY)
+@click.argument("value")
+@option("--if-match", metavar="VERSION", help="Write only over this version; * is any.")
+@option("--create", is_flag=True, help="Write only where there is no value yet.")
+@option("--fence", metavar="LOCK=NUMBER", help="Write only if no higher fence of that lock was seen here.")
+@option("--ttl", type=DURATION, help="The value expires after this time: 30s, 5m.")
+@option("--content-type", help="Media type of the value; application/octet-stream if not said.")
+@writing_options
+@click.pass_obj
+def put_command(
+    choices: Choices,
+    *,
+    key: str,
+    value: str,
+    consistency: str | None,
+    w: str | None,
+    timeout: float | None,
+    ttl: float | None,
+    if_match: str | None,
+    create: bool,
+    fence: str | None,
+    content_type: str | None,
+    receipt: bool,
+) -> None:
+    """Write VALUE at KEY and show the write's receipt. VALUE may be - for stdin or @FILE."""
+    headers = condition_headers(if_match, create, fence)
+    if content_type is not None:
+        headers["Content-Type"] = content_type
+    answer = _ask(
+        choices,
+        "PUT",
+        key_path(key),
+        query=query_of(consistency=consistency, w=w, timeout=timeout, ttl=ttl),
+        headers=headers,
+        body=value_of(value),
+        receipt=receipt,
+        timeout_s=patience_s(timeout),
+    )
+    show_fields(answer.json(), choices.output)
+
+
+@click.command("get")
+@click.argument("key", type=KEY)
+@reading_options
+@click.pass_obj
+def get_command(
+    choices: Choices, *, key: str, consistency: str | None, r: str | None, timeout: float | None, receipt: bool
+) -> None:
+    """Write the value of KEY to stdout, byte for byte. -o json shows it with its version and type."""
+    answer = _ask(
+        choices,
+        "GET",
+        key_path(key),
+        query=query_of(consistency=consistency, r=r, timeout=timeout),
+        receipt=receipt,
+        timeout_s=patience_s(timeout),
+    )
+    if choices.output == "json":
+        show_fields(_described(key, answer), "json")
+    else:
+        write_bytes(answer.body)
+
+
+def _described(key: str, answer: Answer) -> dict[str, Any]:
+    """A value with what is known of it; text as it is, other bytes as base64, as batches and listings have it."""
+    headers = answer.headers
+    fields: dict[str, Any] = {
+        "key": key,
+        "version": headers.get("ETag", "").strip('"'),
+        "size": len(answer.body),
+        "content_type": headers.get("Content-Type"),
+    }
+    if "Last-Modified" in headers:
+        fields["last_modified"] = headers["Last-Modified"]
+    if "KV-Expires-In" in headers:
+        fields["expires_in"] = float(headers["KV-Expires-In"])
+    try:
+        return {**fields, "value": answer.body.decode()}
+    except UnicodeDecodeError:
+        return {**fields, "value_base64": base64.b64encode(answer.body).decode()}
+
+
+@click.command("delete")
+@click.argument("key", type=KEY)
+@option("--if-match", metavar="VERSION", help="Delete only this version; * is any.")
+@option("--fence", metavar="LOCK=NUMBER", help="Delete only if no higher fence of that lock was seen here.")
+@writing_options
+@click.pass_obj
+def delete_command(
+    choices: Choices,
+    *,
+    key: str,
+    consistency: str | None,
+    w: str | None,
+    timeout: float | None,
+    if_match: str | None,
+    fence: str | None,
+    receipt: bool,
+) -> None:
+    """Delete KEY and show the write's receipt. Deleting what is not there succeeds."""
+    answer = _ask(
+        choices,
+        "DELETE",
+        key_path(key),
+        query=query_of(consistency=consistency, w=w, timeout=timeout),
+        headers=condition_headers(if_match, False, fence),
+        receipt=receipt,
+        timeout_s=patience_s(timeout),
+    )
+    show_fields(answer.json(), choices.output)
+
+
+@click.command("list")
+@click.argument("prefix", type=KEY, default="")
+@option("--limit", type=click.IntRange(min=1), help="Show so many keys at most; all if not said.")
+@option("--values", is_flag=True, help="Show the values, too.")
+@reading_options
+@click.pass_obj
+def list_command(
+    choices: Choices,
+    *,
+    prefix: str,
+    limit: int | None,
+    values: bool,
+    consistency: str | None,
+    r: str | None,
+    timeout: float | None,
+    receipt: bool,
+) -> None:
+    """Show the keys that start with PREFIX, in byte order. A listing is no snapshot: each page is read anew."""
+    query = query_of(consistency=consistency, r=r, timeout=timeout, values="true" if values else None)
+    columns = ["key", "version", "size", "content_type", *(["value"] if values else [])]
+
+    async def work(client: HttpClient) -> None:
+        with RowStream("keys", columns, choices.output) as rows:
+            async for page in pages(client, {**query, "prefix": prefix}, patience_s(timeout), limit):
+                rows.add(page.keys)
+                if receipt:
+                    _show_receipt(page.headers)
+
+    with_client(choices, work)

@@ -1,0 +1,42 @@
+"""What can go wrong between a client and the nodes.
+
+ClientError
+├── NoNodeReachable    no node could be asked; nothing was applied
+├── AnswerLost         a write was sent and its answer never came: it may be applied, now or later
+└── Problem            a node answered with an error; its outcome says what became of the write
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class ClientError(Exception):
+    """The root of what can go wrong between this client and the nodes."""
+
+
+class NoNodeReachable(ClientError):
+    """No node could be asked; nothing was applied."""
+
+
+class AnswerLost(ClientError):
+    """A write was sent and its answer never came: it may be applied, now or later."""
+
+
+class Problem(ClientError):
+    """A node answered with an error (problem+json, RFC 9457)."""
+
+    def __init__(self, status: int, fields: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+        code = str(fields.get("code") or f"status-{status}")
+        detail = str(fields.get("detail") or fields.get("title") or "the node gave no reason")
+        super().__init__(f"{detail} ({status} {code})")
+        self.status = status
+        self.code = code
+        self.outcome = str(fields.get("outcome", "none"))
+        """`not-applied`, `unknown`, or `none` for reads."""
+        self.detail = detail
+        self.fields = fields
+        """All members of the problem object."""
+        self.headers = headers
+        """The answer's headers; they carry the receipt."""

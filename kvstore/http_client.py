@@ -1,0 +1,202 @@
+"""A small HTTP client: one request at a time, over several nodes, honest about what it does not know.
+
+Any node answers for any key, so a node that can't be reached is passed over for the next. What a broken
+connection means depends on when it broke:
+
+    it was never made              nothing was sent: the next node may be asked, whatever the request
+    it broke after sending         a read is asked again elsewhere; a write may have been applied, so it is
+                                   never sent again unless the caller says that sending it twice is harmless
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from kvstore.client_errors import AnswerLost, ClientError, NoNodeReachable, Problem
+
+CONNECT_TIMEOUT_S = 2.0
+"""A node of a healthy network accepts within milliseconds; past this the next one is a better bet."""
+ANSWER_TIMEOUT_S = 10.0
+"""Twice the 5 s that a node tries for by default, so that its own answer comes first."""
+CONNECTIONS_MAX = 64
+"""Per client: more would only queue inside the nodes."""
+
+_HARMLESS_METHODS = frozenset({"GET", "HEAD"})
+_ASK_ELSEWHERE_NEXT = frozenset({503, 504})  # it may be the node that is cut off, not the cluster
+_PLAIN_HEADERS = {"Accept-Encoding": "identity"}  # a value's bytes come as they are
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a node answered: always a status below 400."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Case-insensitive."""
+    body: bytes
+    endpoint: str
+    """The node that answered."""
+
+    def json(self) -> Any:
+        """The body as JSON. Raises ValueError when it is none."""
+        return orjson.loads(self.body)
+
+
+class _BrokenAfterSending(Exception):
+    """The connection broke once bytes may have left."""
+
+
+class _NeverSent(Exception):
+    """No connection came about."""
+
+
+async def _without_silent_retries(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keeps aiohttp from sending a PUT or DELETE a second time when a kept-alive connection breaks under it."""
+    try:
+        return await handler(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise _NeverSent(str(error)) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise _BrokenAfterSending(_in_words(error)) from error
+
+
+def parse_endpoint(text: str) -> str:
+    """A node's address as `http://host:port`, from that or from `host:port`. Raises ValueError."""
+    address = text.strip().rstrip("/")
+    url = URL(address if "://" in address else f"http://{address}")
+    if url.scheme not in {"http", "https"} or not url.host or url.path not in {"", "/"}:
+        raise ValueError(f"{text!r} is no node's address; write http://HOST:PORT")
+    return f"{url.scheme}://{url.authority}"
+
+
+class HttpClient:
+    """A client of the nodes at `endpoints`. Use it as an async context manager."""
+
+    def __init__(self, endpoints: Sequence[str], connections_max: int = CONNECTIONS_MAX) -> None:
+        """Raises ValueError for an empty list or an address that is none."""
+        if not endpoints:
+            raise ValueError("no node's address was given")
+        self.endpoints = tuple(parse_endpoint(endpoint) for endpoint in endpoints)
+        self._connections_max = connections_max
+        self._preferred = 0
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> HttpClient:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._connections_max),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            middlewares=(_without_silent_retries,),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        idempotent: bool = False,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        only: str | None = None,
+    ) -> Answer:
+        """Sends one request and returns the answer, asking node after node until one could be asked.
+
+        `path` is percent-encoded already (see key_path). `idempotent` says that applying this write twice is
+        harmless; reads always are. `timeout_s` holds per node; `only` names the one node to ask. Raises
+        Problem for a status of 400 and above, AnswerLost and NoNodeReachable.
+        """
+        target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
+        harmless = idempotent or method in _HARMLESS_METHODS
+        failures: list[str] = []
+        lost = False
+        for endpoint in [only] if only else list(self._in_order()):
+            try:
+                status, heads, content = await self._ask(
+                    endpoint + target, method, headers=headers or {}, body=body, timeout_s=timeout_s
+                )
+            except (_NeverSent, _BrokenAfterSending) as error:
+                failures.append(f"{endpoint}: {error}")
+                self._pass_over(endpoint)
+                if isinstance(error, _BrokenAfterSending) and method not in _HARMLESS_METHODS:
+                    lost = True
+                    if not harmless:
+                        break
+            else:
+                if status in _ASK_ELSEWHERE_NEXT:
+                    self._pass_over(endpoint)
+                return _checked(Answer(status, heads, content, endpoint))
+        raise _given_up(failures, lost)
+
+    async def _ask(
+        self, url: str, method: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        assert self._session is not None, "use HttpClient as an async context manager"
+        limits = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S)
+        try:
+            async with self._session.request(
+                method,
+                URL(url, encoded=True),
+                headers={**_PLAIN_HEADERS, **headers},
+                data=body or None,
+                timeout=limits,
+                allow_redirects=False,
+            ) as response:
+                return response.status, response.headers, await response.read()
+        except TimeoutError as error:
+            raise _BrokenAfterSending(f"no answer within {timeout_s:g} s") from error
+        except aiohttp.ClientError as error:
+            raise _BrokenAfterSending(_in_words(error)) from error
+
+    def _in_order(self) -> Iterator[str]:
+        """Every endpoint once, the one that answered last first."""
+        for step in range(len(self.endpoints)):
+            yield self.endpoints[(self._preferred + step) % len(self.endpoints)]
+
+    def _pass_over(self, endpoint: str) -> None:
+        """Lets later requests start behind a node that failed, unless another request moved on already."""
+        if self.endpoints[self._preferred] == endpoint:
+            self._preferred = (self._preferred + 1) % len(self.endpoints)
+
+
+def _in_words(error: Exception) -> str:
+    """An exception's text, or its name where it has none."""
+    return str(error) or type(error).__name__
+
+
+def _given_up(failures: Sequence[str], lost: bool) -> ClientError:
+    tried = "; ".join(failures)
+    if lost:
+        return AnswerLost(f"the request was sent and its answer never came, so it may be applied: {tried}")
+    return NoNodeReachable(f"no node could be reached, so nothing was applied: {tried}")
+
+
+def _checked(answer: Answer) -> Answer:
+    """The answer itself, or its problem raised."""
+    if answer.status < 400:
+        return answer
+    try:
+        fields = answer.json() if answer.body else {}
+    except ValueError:
+        fields = {}
+    if not isinstance(fields, dict):
+        fields = {}
+    raise Problem(answer.status, fields, answer.headers)
