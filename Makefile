@@ -1,0 +1,47 @@
+# Everything a newcomer needs: `make run` starts three nodes, `make test` and `make lint` check the project.
+# A virtual environment is made on first use; python3 (3.11 or newer) with pip is all that must be there.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: run test lint bench clean
+
+run: $(VENV)/.runs
+	@exec $(BIN)/kvstore dev
+
+test: $(VENV)/.develops
+	@$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.develops
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.develops
+	$(BIN)/python loadtests/side_by_side.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Some systems split venv's own pip off into another package; then the system's pip fills the environment.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "kvstore needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV) \
+	  || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
+	@touch $@
+
+# What a node needs, and no more: the first start is quick.
+$(VENV)/.runs: $(VENV)/.made pyproject.toml constraints.txt
+	$(PIP) install --quiet -c constraints.txt -e .
+	@touch $@
+
+# `--group` came with pip 25.1.
+$(VENV)/.develops: $(VENV)/.runs
+	$(PIP) install --quiet --upgrade 'pip>=25.1'
+	$(PIP) install --quiet -c constraints.txt -e . --group dev
+	@touch $@
