@@ -1,0 +1,88 @@
+"""Reading request bodies: never more than allowed, never for longer than allowed, and within one budget for all."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import hdrs
+from aiohttp.web_request import BaseRequest
+
+from kvstore.http.answer import CONTINUE
+from kvstore.http.problems import Problem, overloaded
+
+
+class Bodies:
+    """Reads bodies and counts the bytes of those in memory. Whoever read one gives it back with `done`."""
+
+    def __init__(self, bytes_max: int, timeout_s: float) -> None:
+        """bytes_max: of all bodies together. timeout_s: for one body to arrive whole."""
+        self._bytes_max = bytes_max
+        self._timeout_s = timeout_s
+        self.bytes_in_flight = 0
+
+    async def read(self, request: BaseRequest, limit: int) -> bytes:
+        """The whole body, of at most `limit` bytes. Raises Problem too-large, slow-body, overloaded, bad-request."""
+        if request.content.is_eof() and hdrs.EXPECT not in request.headers:
+            body = request.content.read_nowait()  # it came with its head, as small ones do
+            if len(body) > limit:
+                raise _too_large(limit)
+            self._take(len(body))
+            return body
+        return await self._read_slowly(request, limit)
+
+    def done(self, body: bytes) -> None:
+        """The body is no longer in memory."""
+        self.bytes_in_flight -= len(body)
+
+    async def _read_slowly(self, request: BaseRequest, limit: int) -> bytes:
+        declared = request.content_length
+        if declared is not None and declared > limit:
+            raise _too_large(limit)
+        expected = limit if declared is None else declared
+        self._take(expected)
+        body = b""
+        try:
+            _invite(request)
+            async with asyncio.timeout(self._timeout_s):
+                body = await _collect(request, limit)
+        except TimeoutError:
+            raise Problem(
+                "slow-body",
+                f"The body did not arrive within {self._timeout_s:g} s; nothing was done. Send it again, faster.",
+                close=True,
+            ) from None
+        finally:
+            self.bytes_in_flight -= expected - len(body)
+        return body
+
+    def _take(self, count: int) -> None:
+        if self.bytes_in_flight + count > self._bytes_max:
+            raise overloaded(f"Requests hold {self._bytes_max:,} bytes of bodies already; nothing was done. Try again.")
+        self.bytes_in_flight += count
+
+
+def _invite(request: BaseRequest) -> None:
+    """Answers `Expect: 100-continue`, which a client sends so as not to send a body that is refused."""
+    expected = request.headers.get(hdrs.EXPECT)
+    if expected is None or request.version.minor == 0:
+        return
+    if expected.lower() != "100-continue":
+        raise Problem("expectation-failed", f"Expect: {expected!a:.40} can't be met; leave it out.", close=True)
+    if request.transport is not None and not request.content.is_eof():
+        request.transport.write(CONTINUE)
+
+
+async def _collect(request: BaseRequest, limit: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while piece := await request.content.readany():
+        size += len(piece)
+        if size > limit:
+            raise _too_large(limit)
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _too_large(limit: int) -> Problem:
+    detail = f"The body is larger than {limit:,} bytes, which is the most that is taken here; nothing was done."
+    return Problem("too-large", detail, limit=limit, close=True)

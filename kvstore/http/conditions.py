@@ -1,0 +1,145 @@
+"""Conditional requests (RFC 9110, section 13) as this store has them.
+
+A write has one condition, on one version, at the strong level; anything else is refused and never ignored, for a
+condition that is ignored loses somebody's data. A read compares what it found with the versions it was given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from multidict import CIMultiDictProxy, istr
+
+from cluster.levels import Level
+from cluster.requests import ALWAYS, Condition, ConditionKind
+from kvstore.http.problems import Problem
+from storage.ballot import parse_version
+
+Headers = CIMultiDictProxy[str]
+
+IF_MATCH = istr("If-Match")
+IF_NONE_MATCH = istr("If-None-Match")
+KV_FENCE = istr("KV-Fence")
+_IMPRECISE = tuple(map(istr, ("If-Unmodified-Since", "If-Range", "Content-Range")))
+
+IF_EXISTS = Condition(ConditionKind.IF_EXISTS)
+IF_ABSENT = Condition(ConditionKind.IF_ABSENT)
+
+
+def write_condition(headers: Headers, level: Level, method: str) -> Condition:
+    """The condition of a PUT or DELETE. Raises Problem."""
+    refuse_fence(headers)
+    for name in _IMPRECISE:
+        if name in headers:
+            raise _bad(name, "a write can't honour it; use If-Match with the version that was read")
+    if_match, if_none_match = headers.get(IF_MATCH), headers.get(IF_NONE_MATCH)
+    if if_match is None and if_none_match is None:
+        return ALWAYS
+    if if_match is not None and if_none_match is not None:
+        raise _bad("If-Match", "not together with If-None-Match: a write has one condition")
+    if len(headers.getall(IF_MATCH, ())) > 1 or len(headers.getall(IF_NONE_MATCH, ())) > 1:
+        raise _bad("If-Match", "a write has one condition, not several headers of it")
+    condition = parse_if_match(if_match) if if_match is not None else _create_only(if_none_match or "", method)
+    return checked_level(condition, level)
+
+
+def parse_if_match(text: str) -> Condition:
+    """One quoted version, or `*`. Raises Problem."""
+    if text == "*":
+        return IF_EXISTS
+    if text.startswith("W/"):
+        raise _bad("If-Match", "a weak ETag can't guard a write; send the ETag as it came")
+    if "," in text:
+        raise _bad("If-Match", "one version, not a list of them")
+    try:
+        return Condition(ConditionKind.IF_VERSION, _quoted(text))
+    except ValueError as fault:
+        raise _bad("If-Match", f"{fault}; send an ETag as it came, with its double quotes, or *") from None
+
+
+def checked_level(condition: Condition, level: Level) -> Condition:
+    """The condition itself, where the level can keep it. Raises Problem needs-strong."""
+    if condition is not ALWAYS and level is not Level.STRONG:
+        raise Problem(
+            "needs-strong",
+            f"A condition holds only where a majority is asked, and this request is {level}. "
+            "Nothing was written; send it with consistency=strong, or without the condition.",
+        )
+    return condition
+
+
+def refuse_fence(headers: Headers) -> None:
+    """Fences come with locks. Raises Problem bad-fence."""
+    if KV_FENCE in headers:
+        raise bad_fence()
+
+
+def bad_fence() -> Problem:
+    """A fence can't be checked before there are locks; ignoring it would let a paused holder write."""
+    detail = "Locks are not served by this version, so no fence can be checked; nothing was written."
+    return Problem("bad-fence", detail)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadCondition:
+    """What a read compares the version found with; None is any, "*" is any that exists."""
+
+    match: frozenset[int] | str | None
+    none_match: frozenset[int] | str | None
+
+    def is_met(self, version: int | None) -> bool:
+        """Whether If-Match holds."""
+        return self.match is None or _matches(self.match, version)
+
+    def is_unmodified(self, version: int | None) -> bool:
+        """Whether If-None-Match says that the client has this one already."""
+        return self.none_match is not None and _matches(self.none_match, version)
+
+
+def read_condition(headers: Headers) -> ReadCondition | None:
+    """The condition of a GET or HEAD, None when it has none. Raises Problem."""
+    if KV_FENCE in headers:
+        raise bad_fence()
+    if IF_MATCH not in headers and IF_NONE_MATCH not in headers:
+        return None
+    return ReadCondition(_versions(headers, IF_MATCH), _versions(headers, IF_NONE_MATCH))
+
+
+def _versions(headers: Headers, name: str) -> frozenset[int] | str | None:
+    if name not in headers:
+        return None
+    text = ",".join(headers.getall(name))
+    if text.strip() == "*":
+        return "*"
+    versions = set()
+    for tag in text.split(","):
+        strong = tag.strip().removeprefix("W/")
+        if len(strong) < 2 or strong[0] != '"' or strong[-1] != '"':
+            raise _bad(name, f"{tag.strip()!a:.40} is no ETag; ETags stand in double quotes, joined by commas")
+        try:
+            versions.add(parse_version(strong[1:-1]))
+        except ValueError:
+            continue  # an ETag of something else matches nothing here
+    return frozenset(versions)
+
+
+def _matches(wanted: frozenset[int] | str, version: int | None) -> bool:
+    return version is not None and (isinstance(wanted, str) or version in wanted)
+
+
+def _create_only(text: str, method: str) -> Condition:
+    if method != "PUT":
+        raise _bad("If-None-Match", "it creates, so it is for PUT; a DELETE takes If-Match")
+    if text != "*":
+        raise _bad("If-None-Match", "a write takes only * there: create, if there is no value")
+    return IF_ABSENT
+
+
+def _quoted(text: str) -> int:
+    if len(text) < 2 or text[0] != '"' or text[-1] != '"':
+        raise ValueError(f"{text!a:.40} is no version in double quotes")
+    return parse_version(text[1:-1])
+
+
+def _bad(header: str, why: str) -> Problem:
+    return Problem("bad-parameter", f"Header {header}: {why}.", parameter=str(header))

@@ -1,0 +1,136 @@
+"""Connections: how many there may be, how long one may say nothing, and what noise is answered with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import StreamResponse
+
+from kvstore.http.answer import Answer
+from kvstore.http.problems import Problem
+
+KEEP_ALIVE_S = 75.0
+"""Longer than the idle time of common proxies, so that they close first and no request meets a closing socket."""
+FIRST_REQUEST_S = 20.0
+"""A connection whose first request's head has not come by then is closed; honest clients take milliseconds."""
+LINGER_S = 2.0
+"""How long the body of a refused request is read and dropped, so that the client gets to see its answer."""
+LINE_BYTES_MAX = 8_190
+"""Of the request line, and of a header: two escaped keys of 1,024 bytes fit."""
+HEADERS_MAX = 64
+
+log = structlog.get_logger()
+
+
+class Connection(RequestHandler):
+    """One connection, which knows whether it is at work."""
+
+    __slots__ = ("_unparsed", "busy", "first_request_timer")
+
+    def __init__(self, server: Listener, unparsed: Callable[[Problem], Answer]) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=KEEP_ALIVE_S,
+            lingering_time=LINGER_S,
+            max_line_size=LINE_BYTES_MAX,
+            max_field_size=LINE_BYTES_MAX,
+            max_headers=HEADERS_MAX,
+            auto_decompress=False,
+            access_log=cast(Any, None),
+        )
+        self._unparsed = unparsed
+        self.busy = False
+        self.first_request_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is open."""
+        super().connection_made(transport)
+        loop = asyncio.get_running_loop()
+        self.first_request_timer = loop.call_later(FIRST_REQUEST_S, self.force_close)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The socket is closed."""
+        self.heard()
+        super().connection_lost(exc)
+
+    def heard(self) -> None:
+        """A request has come: from now on aiohttp's keep-alive timer does."""
+        if self.first_request_timer is not None:
+            self.first_request_timer.cancel()
+            self.first_request_timer = None
+
+    def handle_error(
+        self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> StreamResponse:
+        """aiohttp's answer to what it could not parse; ours does not echo it."""
+        log.info("not an HTTP request", peer=str(self.peername), reason=type(exc).__name__)
+        answer = self._unparsed(_problem_of(exc))
+        answer.keep_alive = False
+        return cast(StreamResponse, answer)
+
+
+class Listener(web.Server):
+    """Makes a Connection of every socket, up to a number; beyond it those that are idle make room."""
+
+    def __init__(
+        self,
+        answer: Callable[[BaseRequest], Awaitable[Answer]],
+        unparsed: Callable[[Problem], Answer],
+        connections_max: int,
+    ) -> None:
+        super().__init__(cast(Any, self._answer))
+        self._answer_request = answer
+        self._unparsed = unparsed
+        self._connections_max = connections_max
+        self.refused = 0
+        """Connections that were closed to make room, or found none."""
+
+    def __call__(self) -> Connection:
+        """asyncio's protocol factory."""
+        return Connection(self, self._unparsed)
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        """A socket is open."""
+        super().connection_made(handler, transport)
+        if len(self._connections) > self._connections_max:
+            self.refused += 1
+            idle = (one for one in self._connections if not cast(Connection, one).busy)
+            next(idle, handler).force_close()  # the one that came first, which may be a long quiet client
+
+    def close_idle(self) -> None:
+        """Closes what is not at work. aiohttp's pre_shutdown would also cut off bodies that are still coming in."""
+        for one in self.connections:
+            if not cast(Connection, one).busy:
+                one.close()
+
+    async def _answer(self, request: BaseRequest) -> Answer:
+        connection = cast(Connection, request.protocol)
+        connection.busy = True
+        if connection.first_request_timer is not None:
+            connection.heard()
+        try:
+            return await self._answer_request(request)
+        finally:
+            connection.busy = False
+
+
+def _problem_of(exc: BaseException | None) -> Problem:
+    match exc:
+        case LineTooLong() if bytes(exc.args[0])[:1] == b"/":
+            return Problem("uri-too-long", f"The request line is longer than {LINE_BYTES_MAX:,} bytes.", close=True)
+        case LineTooLong():
+            return Problem("headers-too-large", f"A header is longer than {LINE_BYTES_MAX:,} bytes.", close=True)
+        case BadHttpMessage(message="Too many headers received"):
+            return Problem("headers-too-large", f"There are more than {HEADERS_MAX} headers.", close=True)
+        case BadHttpMessage():
+            return Problem("bad-request", "This is not an HTTP/1.1 request; the connection is closed.", close=True)
+        case _:
+            return Problem("internal", "This node failed; its log says why.", outcome="unknown", close=True)

@@ -1,0 +1,153 @@
+"""One request, from its head to its answer: who may ask, where it leads, what is said when it goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import Callable, Iterable
+
+import structlog
+from aiohttp.web_protocol import RequestPayloadError
+from aiohttp.web_request import BaseRequest
+from multidict import istr
+
+from kvstore.http.answer import Answer, http_date
+from kvstore.http.guard import Guard
+from kvstore.http.problems import Problem, overloaded, render
+from kvstore.http.routes import KEYS, Routes
+from kvstore.logs import escape_key
+from kvstore.metrics import Metrics
+
+REQUEST_ID = istr("X-Request-Id")
+_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}", re.ASCII)
+SHOWN_PATH_CHARACTERS_MAX = 200
+"""Of a path in the log."""
+
+log = structlog.get_logger()
+
+
+class Dispatcher:
+    """Answers requests; what aiohttp calls for each."""
+
+    def __init__(
+        self,
+        guard: Guard,
+        routes: Routes,
+        metrics: Metrics,
+        wall_ms: Callable[[], int],
+        requests_in_flight_max: int,
+        log_requests: bool,
+    ) -> None:
+        self._guard = guard
+        self._routes = routes
+        self._metrics = metrics
+        self._wall_ms = wall_ms
+        self._clock = asyncio.get_running_loop().time
+        self._in_flight_max = requests_in_flight_max
+        self._log_requests = log_requests
+        self._id_prefix = secrets.token_hex(4)
+        self._ids = 0
+        self._second = -1
+        self._date_lines = ""
+        self._idle = asyncio.Event()
+        self.in_flight = 0
+        self.draining = False
+
+    async def answer(self, request: BaseRequest) -> Answer:
+        """The answer to one request; never raises for what a client sent."""
+        started = self._clock()
+        request_id = self._request_id(request)
+        self.in_flight += 1
+        try:
+            answer = await self._route(request, request_id)
+        except Problem as problem:
+            answer = render(problem, request.method, request_id)
+        except RequestPayloadError:  # chunks that are none, or a body that ended early
+            unreadable = Problem("bad-request", "The request's body can't be read.", close=True)
+            answer = render(unreadable, request.method, request_id)
+        except ConnectionError:
+            raise
+        except Exception:
+            answer = self._fault(request, request_id)
+        finally:
+            self.in_flight -= 1
+            if self.draining and not self.in_flight:
+                self._idle.set()
+        self._complete(answer, request, request_id)
+        self._metrics.count_request(request.method, answer.level, answer.status, self._clock() - started)
+        if self._log_requests:
+            log.debug("request", method=request.method, path=_shown(request), status=answer.status, id=request_id)
+        return answer
+
+    def unparsed(self, problem: Problem) -> Answer:
+        """The answer to what is no request at all."""
+        request_id = self._next_id()
+        answer = render(problem, "GET", request_id)
+        answer.common = self._common(request_id)
+        self._metrics.count_request("none", "", answer.status, 0.0)
+        return answer
+
+    async def drained(self) -> None:
+        """Waits until no request is under way; from now on every answer closes its connection."""
+        self.draining = True
+        if self.in_flight:
+            await self._idle.wait()
+
+    async def _route(self, request: BaseRequest, request_id: str) -> Answer:
+        self._guard.check(request)
+        path, _, query = request.raw_path.partition("?")
+        if self.in_flight > self._in_flight_max and path not in self._routes.vital:
+            raise overloaded(f"{self._in_flight_max:,} requests are under way here already; nothing was done.")
+        if path.startswith(KEYS):
+            handler = self._routes.keys.get(request.method)
+            if handler is None:
+                raise _wrong_method(request.method, self._routes.keys)
+            return await handler(request, path[len(KEYS) :], query)
+        page = self._routes.pages.get(path)
+        if page is None:
+            raise Problem("not-found", "Nothing is served under this path; see /openapi.json.")
+        if request.method not in page:
+            raise _wrong_method(request.method, page)
+        return await page[request.method](request, query, request_id)
+
+    def _complete(self, answer: Answer, request: BaseRequest, request_id: str) -> None:
+        answer.common = self._common(request_id)
+        if self.draining or not request.content.is_eof():  # an unread body must not be taken for the next request
+            answer.keep_alive = False
+
+    def _common(self, request_id: str) -> str:
+        second = self._wall_ms() // 1000
+        if second != self._second:
+            self._second = second
+            self._date_lines = f"Server: kvstore\r\nDate: {http_date(second)}\r\n"
+        return f"X-Request-Id: {request_id}\r\n{self._date_lines}"
+
+    def _request_id(self, request: BaseRequest) -> str:
+        given = request.headers.get(REQUEST_ID)
+        return given if given is not None and _SANE_ID.fullmatch(given) else self._next_id()
+
+    def _next_id(self) -> str:
+        self._ids += 1
+        return f"{self._id_prefix}-{self._ids:x}"
+
+    def _fault(self, request: BaseRequest, request_id: str) -> Answer:
+        log.exception("request failed", request_id=request_id, method=request.method, path=_shown(request))
+        reading = request.method in ("GET", "HEAD")
+        detail = f"This node failed. Its log says why, under {request_id}. " + (
+            "Reading again is safe." if reading else "The write may or may not be applied: read before you repeat it."
+        )
+        return render(
+            Problem("internal", detail, outcome="none" if reading else "unknown"), request.method, request_id
+        )
+
+
+def _wrong_method(method: str, known: Iterable[str]) -> Problem:
+    allowed = ", ".join(known)
+    detail = f"{method} is not served here; {allowed} are."
+    return Problem("method-not-allowed", detail, headers=f"Allow: {allowed}\r\n")
+
+
+def _shown(request: BaseRequest) -> str:
+    path = request.raw_path.partition("?")[0]
+    return escape_key(path.encode("utf-8", "surrogateescape")[:SHOWN_PATH_CHARACTERS_MAX])

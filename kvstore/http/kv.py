@@ -1,0 +1,150 @@
+"""/v1/kv/{key}: the hot path. Each line here is paid for by every request."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp.web_request import BaseRequest
+
+from cluster.levels import Level
+from cluster.requests import Condition, Found, ReadRequest, WriteRequest, Written
+from kvstore.http.answer import JSON, Answer, http_date
+from kvstore.http.conditions import ReadCondition, read_condition, write_condition
+from kvstore.http.key_path import decode_key
+from kvstore.http.media import DEFAULT, refuse_encoding, require_acceptable, stored_type
+from kvstore.http.outcomes import read_problem, write_problem
+from kvstore.http.parameters import Choice, Parameters
+from kvstore.http.problems import Problem
+from kvstore.http.receipts import age, receipt, receipt_of_refusal
+from kvstore.http.service import Service
+from storage.ballot import unix_ms_of, version_text
+from storage.record import Record
+
+_SANDBOX = "Content-Security-Policy: sandbox\r\n"
+"""A stored page must not run scripts as this origin, should somebody open it in a browser."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class WriteReceipt(msgspec.Struct, gc=False):
+    """The body of a successful write's answer."""
+
+    key: str
+    version: str
+    consistency: str
+    acks: int
+    """Replicas that had it on disk when the answer was sent."""
+    replicas: int
+
+
+class KeyValue:
+    """One key at a time."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._backend = service.backend
+        self._view = service.view
+        self._reads = service.parameters.read
+        self._writes = service.parameters.write
+
+    async def get(self, request: BaseRequest, raw_key: str, query: str) -> Answer:
+        """GET and HEAD."""
+        try:
+            key = decode_key(raw_key)
+            choice = self._reads.parse(query, self._view.n)
+            condition = read_condition(request.headers)
+        except Problem as problem:
+            raise self._refused(problem, self._reads, query) from None
+        outcome = await self._backend.read(ReadRequest(key, choice.level, choice.needed, choice.timeout_s))
+        if not isinstance(outcome, Found):
+            raise read_problem(self._view, choice.level, choice.needed, outcome)
+        return self._found(request, choice, condition, outcome)
+
+    async def put(self, request: BaseRequest, raw_key: str, query: str) -> Answer:
+        """PUT."""
+        try:
+            key = decode_key(raw_key)
+            choice = self._writes.parse(query, self._view.n)
+            condition = self._write_condition(request, choice)
+            refuse_encoding(request.headers)
+            content_type = stored_type(request.headers)
+            body = await self._service.bodies.read(request, self._service.value_bytes_max)
+        except Problem as problem:
+            raise self._refused(problem, self._writes, query) from None
+        try:
+            return await self._write(key, body, content_type, choice, condition)
+        finally:
+            self._service.bodies.done(body)
+
+    async def delete(self, request: BaseRequest, raw_key: str, query: str) -> Answer:
+        """DELETE."""
+        try:
+            key = decode_key(raw_key)
+            choice = self._writes.parse(query, self._view.n)
+            condition = self._write_condition(request, choice)
+            body = await self._service.bodies.read(request, 0)
+        except Problem as problem:
+            raise self._refused(problem, self._writes, query) from None
+        self._service.bodies.done(body)
+        return await self._write(key, None, "", choice, condition)
+
+    async def _write(
+        self, key: bytes, value: bytes | None, content_type: str, choice: Choice, condition: Condition
+    ) -> Answer:
+        level, needed = choice.level, choice.needed
+        outcome = await self._backend.write(
+            WriteRequest(key, value, content_type, level, needed, choice.timeout_s, condition)
+        )
+        view = self._view
+        if not isinstance(outcome, Written):
+            raise write_problem(view, level, needed, condition, outcome)
+        version = version_text(outcome.version)
+        told = receipt(view, level, needed, outcome.acks, outcome.replicas)
+        etag = "" if value is None else f'ETag: "{version}"\r\n'
+        body = _encode(WriteReceipt(key.decode(), version, level, outcome.acks, view.n))
+        return Answer(200, f"{etag}{JSON}KV-Receipt: {told}\r\n", body, level)
+
+    def _write_condition(self, request: BaseRequest, choice: Choice) -> Condition:
+        require_acceptable(request.headers, "application/json")
+        return write_condition(request.headers, choice.level, request.method)
+
+    def _found(self, request: BaseRequest, choice: Choice, condition: ReadCondition | None, found: Found) -> Answer:
+        record, level = found.record, choice.level
+        told = receipt(self._view, level, choice.needed, found.acks, found.replicas)
+        if record is not None and level is not Level.STRONG:
+            told += age(unix_ms_of(record.origin), self._service.wall_ms())
+        version = record.origin if record is not None and record.value is not None else None
+        try:
+            if condition is not None and not condition.is_met(version):
+                raise _no_match(version)
+            if record is None or record.value is None:
+                raise Problem("not-found", "The key has no value.", outcome="none")
+            if condition is not None and condition.is_unmodified(version):
+                return Answer(304, f"{_validators(record)}KV-Receipt: {told}\r\n", b"", level)
+            require_acceptable(request.headers, record.content_type)
+        except Problem as problem:
+            problem.receipt, problem.level = told, level
+            raise
+        sandbox = "" if record.content_type == DEFAULT else _SANDBOX
+        headers = (
+            f"{_validators(record)}Content-Type: {record.content_type}\r\n{sandbox}"
+            f"X-Content-Type-Options: nosniff\r\nKV-Receipt: {told}\r\n"
+        )
+        return Answer(200, headers, record.value, level)
+
+    def _refused(self, problem: Problem, parameters: Parameters[Choice], query: str) -> Problem:
+        level = parameters.level_of(query)
+        problem.level = level or ""
+        problem.receipt = receipt_of_refusal(self._view, level, None)
+        return problem
+
+
+def _validators(record: Record) -> str:
+    return f'ETag: "{record.origin:016x}"\r\nLast-Modified: {http_date(unix_ms_of(record.origin) // 1000)}\r\n'
+
+
+def _no_match(version: int | None) -> Problem:
+    shown = None if version is None else version_text(version)
+    found = "has no value" if shown is None else f"has version {shown} now"
+    return Problem("version-mismatch", f"The key {found}, which If-Match does not name.", outcome="none", version=shown)
+
+

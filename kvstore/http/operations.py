@@ -1,0 +1,122 @@
+"""The operations of a batch: how they are written, and the requests that they stand for."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from typing import Literal
+
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from cluster.requests import ALWAYS, Condition, ReadRequest, WriteRequest
+from kvstore.http.conditions import IF_ABSENT, bad_fence, checked_level, parse_if_match
+from kvstore.http.key_path import checked_key
+from kvstore.http.media import DEFAULT, checked_type
+from kvstore.http.parameters import BatchChoice
+from kvstore.http.problems import Problem
+from kvstore.http.strict_json import decode_json, refuse_ambiguity
+
+OPERATIONS_MAX = 1_000
+BODY_BYTES_MAX = 16 << 20
+"""With OPERATIONS_MAX: what one request may take of this node's memory and time."""
+
+
+class BatchBody(Struct, forbid_unknown_fields=True):
+    """The request's body. Operations are parsed one by one, so that a bad one leaves the others alone."""
+
+    operations: list[Raw]
+
+
+class Operation(Struct, forbid_unknown_fields=True):
+    """One operation, as it is written."""
+
+    op: Literal["get", "put", "delete"]
+    key: str
+    value: str | UnsetType = UNSET
+    value_base64: str | UnsetType = UNSET
+    if_match: str | UnsetType = UNSET
+    """A version, with or without the double quotes of an ETag, or `*`."""
+    create: bool | UnsetType = UNSET
+    content_type: str | UnsetType = UNSET
+    ttl: Raw | UnsetType = UNSET
+    fence: Raw | UnsetType = UNSET
+
+
+_FOR_PUT_ONLY = ("value", "value_base64", "create", "content_type")
+
+
+def parse_batch(body: bytes) -> list[Raw]:
+    """The operations of a batch, each still to be parsed. Raises Problem bad-json or too-large."""
+    operations = decode_json(body, BatchBody).operations
+    if len(operations) > OPERATIONS_MAX:
+        detail = f"A batch has {OPERATIONS_MAX:,} operations at most, not {len(operations):,}; nothing was done."
+        raise Problem("too-large", detail, limit=OPERATIONS_MAX)
+    refuse_ambiguity(body)
+    return operations
+
+
+def parse_operation(raw: Raw, choice: BatchChoice, value_bytes_max: int) -> ReadRequest | WriteRequest:
+    """The request that the operation stands for. Raises Problem."""
+    operation = decode_json(raw, Operation)
+    if operation.ttl is not UNSET:
+        raise _bad("ttl", "this version can't expire values yet; leave it out")
+    if operation.fence is not UNSET:
+        raise bad_fence()
+    key = _key(operation.key)
+    if operation.op == "get":
+        _refuse_fields(operation, (*_FOR_PUT_ONLY, "if_match"))
+        return ReadRequest(key, choice.level, choice.reads_needed, choice.timeout_s)
+    if operation.op == "delete":
+        _refuse_fields(operation, _FOR_PUT_ONLY)
+        value, content_type = None, ""
+    else:
+        value = _value(operation, value_bytes_max)
+        content_type = DEFAULT if operation.content_type is UNSET else checked_type(operation.content_type)
+    condition = checked_level(_condition(operation), choice.level)
+    return WriteRequest(key, value, content_type, choice.level, choice.writes_needed, choice.timeout_s, condition)
+
+
+def _key(text: str) -> bytes:
+    try:
+        return checked_key(text.encode())
+    except UnicodeEncodeError:
+        raise Problem("bad-key", "The key holds half a surrogate pair, which is no UTF-8.") from None
+    except ValueError as fault:
+        raise Problem("bad-key", f"{fault}; a key is 1 to 1,024 bytes of UTF-8 without NUL") from None
+
+
+def _value(operation: Operation, value_bytes_max: int) -> bytes:
+    text, coded = operation.value, operation.value_base64
+    if (text is UNSET) == (coded is UNSET):
+        raise _bad("value", "a put has either value, a text, or value_base64")
+    try:
+        value = b64decode(coded, validate=True) if coded is not UNSET else text.encode() if text is not UNSET else b""
+    except binascii.Error:
+        raise _bad("value_base64", "it is no base64 (RFC 4648, with padding)") from None
+    except UnicodeEncodeError:
+        raise _bad("value", "it holds half a surrogate pair, which is no UTF-8; use value_base64") from None
+    except ValueError:
+        raise _bad("value_base64", "it is no base64: it has characters beyond ASCII") from None
+    if len(value) > value_bytes_max:
+        detail = f"The value is larger than {value_bytes_max:,} bytes; it was not written."
+        raise Problem("too-large", detail, limit=value_bytes_max)
+    return value
+
+
+def _condition(operation: Operation) -> Condition:
+    if operation.if_match is UNSET:
+        return IF_ABSENT if operation.create is True else ALWAYS
+    if operation.create is True:
+        raise _bad("create", "not together with if_match: a write has one condition")
+    text = operation.if_match
+    return parse_if_match(text if text == "*" or text.startswith(('"', "W/")) else f'"{text}"')
+
+
+def _refuse_fields(operation: Operation, names: tuple[str, ...]) -> None:
+    for name in names:
+        if getattr(operation, name) is not UNSET:
+            raise _bad(name, f"a {operation.op} does not take it")
+
+
+def _bad(field: str, why: str) -> Problem:
+    return Problem("bad-parameter", f"Field {field}: {why}.", parameter=field)

@@ -1,0 +1,110 @@
+"""What became of a request, as a problem: one place that says which status, and what the client may conclude."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cluster.levels import Level
+from cluster.requests import (
+    Condition,
+    ConditionKind,
+    Conflict,
+    Overloaded,
+    TimedOut,
+    Unavailable,
+    Unknown,
+)
+from kvstore.http.backend import ClusterView
+from kvstore.http.problems import Problem, overloaded
+from kvstore.http.receipts import receipt
+from storage.ballot import version_text
+
+
+def read_problem(
+    view: ClusterView, level: Level, needed: int, outcome: Unavailable | Overloaded | TimedOut
+) -> Problem:
+    """Why a read or a listing has no answer."""
+    match outcome:
+        case Unavailable():
+            problem = _too_few(outcome, "none", "Try another node or a weaker level, or wait until nodes return.")
+        case TimedOut(needed=wanted, got=got):
+            detail = f"{got} of {wanted} replicas answered in time. Reading again is safe."
+            problem = Problem("timeout", detail, outcome="none", needed=wanted, got=got)
+        case Overloaded(retry_after_s=wait_s):
+            problem = overloaded("Too many requests wait for this key already. Try again later.", wait_s)
+            problem.outcome = "none"
+    return _with_receipt(problem, view, level, needed, outcome)
+
+
+def write_problem(
+    view: ClusterView,
+    level: Level,
+    needed: int,
+    condition: Condition,
+    outcome: Conflict | Unavailable | Overloaded | Unknown,
+) -> Problem:
+    """Why a write was not, or may not have been, applied."""
+    match outcome:
+        case Conflict(version=version):
+            problem = _conflict(condition, version)
+        case Unavailable():
+            problem = _too_few(outcome, "not-applied", "Nothing was written; try again when nodes have returned.")
+        case Unknown(needed=wanted, got=got, version=version):
+            problem = Problem(
+                "outcome-unknown",
+                f"{got} of {wanted} replicas acknowledged the write before the time was up. It may be applied, now or "
+                "later. Read the key at the strong level to see; write again only if that is harmless.",
+                outcome="unknown",
+                needed=wanted,
+                got=got,
+                version=None if version is None else version_text(version),
+            )
+        case Overloaded(retry_after_s=wait_s):
+            problem = overloaded("Too many requests wait for this key already; nothing was written.", wait_s)
+            problem.outcome = "not-applied"
+    return _with_receipt(problem, view, level, needed, outcome)
+
+
+def _too_few(outcome: Unavailable, applied: str, advice: str) -> Problem:
+    return Problem(
+        "quorum-unavailable",
+        f"{outcome.needed} replicas are needed and {outcome.got} can be reached. {advice}",
+        outcome="none" if applied == "none" else "not-applied",
+        needed=outcome.needed,
+        got=outcome.got,
+    )
+
+
+def _conflict(condition: Condition, version: int | None) -> Problem:
+    shown = None if version is None else version_text(version)
+    if condition.kind == ConditionKind.IF_ABSENT:
+        return Problem(
+            "exists", f"The key has a value already, version {shown}; nothing was written.", outcome="not-applied",
+            version=shown,
+        )  # fmt: skip
+    found = "has no value" if shown is None else f"has version {shown} now"
+    detail = f"The key {found}; nothing was written. Read it, decide anew, and send that version in If-Match."
+    return Problem("version-mismatch", detail, outcome="not-applied", version=shown)
+
+
+def _with_receipt(
+    problem: Problem,
+    view: ClusterView,
+    level: Level,
+    needed: int,
+    outcome: Conflict | Unavailable | Overloaded | Unknown | TimedOut,
+) -> Problem:
+    acks, replicas = _heard(outcome)
+    problem.receipt = receipt(view, level, needed, acks, replicas)
+    problem.level = level
+    return problem
+
+
+def _heard(outcome: Conflict | Unavailable | Overloaded | Unknown | TimedOut) -> tuple[int, Sequence[str]]:
+    match outcome:
+        case Conflict(acks=acks, replicas=replicas):
+            return acks, replicas
+        case Overloaded():
+            return 0, ()
+        case _:
+            return outcome.got, outcome.replicas

@@ -1,0 +1,125 @@
+"""HttpServer: what the node starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import structlog
+from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
+
+from kvstore.config import Address, NodeConfig
+from kvstore.http.backend import Backend, ClusterView
+from kvstore.http.body import Bodies
+from kvstore.http.connection import Listener
+from kvstore.http.dispatch import Dispatcher
+from kvstore.http.guard import Guard, host_name
+from kvstore.http.health import Health
+from kvstore.http.parameters import parameter_set
+from kvstore.http.routes import routes
+from kvstore.http.service import Service
+from kvstore.metrics import Metrics
+
+BODY_S = 30.0
+"""How long a body may take to arrive: 16 MiB at half a megabyte a second."""
+BACKLOG = 1_024
+"""Sockets that wait to be accepted while the loop is busy: a burst of clients that start together."""
+CLOSE_S = 1.0
+"""How long connections may take to write their last answers once all requests are answered."""
+
+log = structlog.get_logger()
+
+
+class HttpServer:
+    """The face that applications see. One per node; start it on the loop that the backend runs on."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        backend: Backend,
+        view: ClusterView,
+        metrics: Metrics,
+        wall_ms: Callable[[], int],
+        body_timeout_s: float = BODY_S,
+    ) -> None:
+        """wall_ms: Unix time in milliseconds, for dates and ages only."""
+        self._config = config
+        self._view = view
+        self._metrics = metrics
+        self._wall_ms = wall_ms
+        self._bodies = Bodies(config.body_bytes_in_flight_max, body_timeout_s)
+        self._service = Service(
+            backend, view, self._bodies, parameter_set(config.consistency), config.value_bytes_max, wall_ms
+        )
+        self._server: asyncio.Server | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._listener: Listener | None = None
+
+    @property
+    def address(self) -> Address:
+        """Where it listens; raises RuntimeError before start()."""
+        if self._server is None or not self._server.sockets:
+            raise RuntimeError("the HTTP server does not listen")
+        return Address(self._config.http.host, self._server.sockets[0].getsockname()[1])
+
+    async def start(self) -> None:
+        """Listens. Raises OSError when the address can't be had."""
+        if HttpRequestParser is HttpRequestParserPy:
+            raise RuntimeError("aiohttp's C parser is missing: the one in Python reads malformed requests differently")
+        health = Health(self._service, self._metrics, self._is_draining)
+        dispatcher = Dispatcher(
+            Guard(self._own_hosts(), self._config.allowed_hosts, self._member_hosts),
+            routes(self._service, health),
+            self._metrics,
+            self._wall_ms,
+            self._config.requests_in_flight_max,
+            log_requests=self._config.log_level == "debug",
+        )
+        listener = Listener(dispatcher.answer, dispatcher.unparsed, self._config.connections_max)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            listener, self._config.http.host, self._config.http.port, backlog=BACKLOG, reuse_address=True
+        )
+        self._dispatcher, self._listener = dispatcher, listener
+        self._register(dispatcher, listener)
+        log.info("http listens", address=str(self.address))
+
+    async def stop(self, timeout_s: float) -> None:
+        """Accepts nothing new, finishes what is under way for so long, and closes every connection. Idempotent."""
+        if self._server is None or self._dispatcher is None or self._listener is None:
+            return
+        server, self._server = self._server, None
+        server.close()
+        self._dispatcher.draining = True
+        self._listener.close_idle()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._dispatcher.drained()
+        except TimeoutError:
+            log.warning("http stops with requests under way", requests=self._dispatcher.in_flight)
+        await self._listener.shutdown(CLOSE_S)
+
+    def _is_draining(self) -> bool:
+        return self._dispatcher is not None and self._dispatcher.draining
+
+    def _own_hosts(self) -> Iterator[str]:
+        yield self._config.http.host
+        yield from (member.host for member in self._config.members)
+
+    def _member_hosts(self) -> Iterator[str]:
+        for member in self._view.members:
+            for address in (member.http, member.peer):
+                name = host_name(address) if address else None
+                if name:
+                    yield name
+
+    def _register(self, dispatcher: Dispatcher, listener: Listener) -> None:
+        metrics = self._metrics
+        metrics.gauge("kvstore_requests_in_flight", "HTTP requests under way", lambda: dispatcher.in_flight)
+        metrics.gauge(
+            "kvstore_body_bytes_in_flight", "Request bodies in memory", lambda: self._bodies.bytes_in_flight
+        )
+        metrics.gauge("kvstore_http_connections", "HTTP connections open", lambda: len(listener.connections))
+        metrics.counter(
+            "kvstore_http_connections_refused", "HTTP connections closed to make room", lambda: listener.refused
+        )

@@ -1,0 +1,23 @@
+"""What the routes share: the node behind them, and the limits they keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kvstore.http.backend import Backend, ClusterView
+from kvstore.http.body import Bodies
+from kvstore.http.parameters import ParameterSet
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Handed to every group of routes."""
+
+    backend: Backend
+    view: ClusterView
+    bodies: Bodies
+    parameters: ParameterSet
+    value_bytes_max: int
+    wall_ms: Callable[[], int]
+    """Unix time in milliseconds, for Date, and for the age of weak reads."""

@@ -1,0 +1,135 @@
+"""A backend and a view for tests: one store in memory that keeps the contract of kvstore/http/backend.py.
+
+It is honest: what is written is read back, conditions are checked, versions grow, deletions leave tombstones. For
+outcomes that a store in memory never has, a test puts one in `next_outcome`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cluster.requests import (
+    Conflict,
+    Found,
+    Listed,
+    ListOutcome,
+    ListRequest,
+    ReadOutcome,
+    ReadRequest,
+    WriteOutcome,
+    WriteRequest,
+    Written,
+)
+from kvstore.http.backend import MemberView, Unreachable
+from storage.ballot import ballot_of
+from storage.engine import ScanEntry
+from storage.record import Record
+
+WRITTEN_MS = 1_760_000_000_000
+NOW_MS = WRITTEN_MS + 12_345
+
+
+class HonestBackend:
+    """Three replicas that are always of one mind."""
+
+    def __init__(self) -> None:
+        self.records: dict[bytes, Record] = {}
+        self.seen: list[Any] = []
+        self.next_outcome: Any = None
+        """Answered once, instead of the truth; an exception is raised."""
+        self.gate: asyncio.Event | None = None
+        """When there is one, requests wait for it."""
+        self._count = 0
+
+    async def read(self, request: ReadRequest) -> ReadOutcome:
+        await self._arrive(request)
+        if self.next_outcome is not None:
+            return self._staged()  # type: ignore[no-any-return]
+        names = self._names(request.needed)
+        return Found(self.records.get(request.key), len(names), names)
+
+    async def write(self, request: WriteRequest) -> WriteOutcome:
+        await self._arrive(request)
+        if self.next_outcome is not None:
+            return self._staged()  # type: ignore[no-any-return]
+        base = self.records.get(request.key)
+        names = self._names(request.needed)
+        if not request.condition.holds(base):
+            version = base.origin if base is not None and base.value is not None else None
+            return Conflict(version, len(names), names)
+        ballot = ballot_of(WRITTEN_MS, self._count // 1000, self._count % 1000)
+        self._count += 1
+        self.records[request.key] = Record(ballot, ballot, False, request.value, request.content_type)
+        return Written(ballot, len(names), names)
+
+    async def list(self, request: ListRequest) -> ListOutcome:
+        await self._arrive(request)
+        if self.next_outcome is not None:
+            return self._staged()  # type: ignore[no-any-return]
+        after = request.after or b""
+        keys = sorted(
+            key
+            for key, record in self.records.items()
+            if record.value is not None and key.startswith(request.prefix) and key > after
+        )
+        page = keys[: request.limit]
+        names = self._names(request.needed)
+        entries = [self._entry(key, request.values) for key in page]
+        return Listed(entries, page[-1] if len(keys) > len(page) else None, len(names), names)
+
+    async def versions(self, key: bytes, timeout_s: float) -> Mapping[str, int | Unreachable | None]:
+        record = self.records.get(key)
+        return {"n1": record.origin if record else None, "n2": None, "n3": "unreachable"}
+
+    async def _arrive(self, request: Any) -> None:
+        self.seen.append(request)
+        if self.gate is not None:
+            await self.gate.wait()
+
+    def _staged(self) -> Any:
+        outcome, self.next_outcome = self.next_outcome, None
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _names(self, needed: int) -> tuple[str, ...]:
+        return ("n1", "n3", "n2")[:needed]
+
+    def _entry(self, key: bytes, values: bool) -> ScanEntry:
+        record = self.records[key]
+        shown = record if values else record.without_value()
+        return ScanEntry(key, shown, len(record.value or b""), False)
+
+
+class ThreeNodes:
+    """A view of three members that never changes."""
+
+    node_name = "n1"
+    cluster_name = "kvstore"
+    cluster_id = "c0ffee"
+    epoch = 4
+    n = 3
+    partitions = 64
+    moving: Sequence[int] = ()
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.members = [
+            MemberView("n1", 0, "127.0.0.1:7001", "127.0.0.1:7101", "a", "self", "11" * 16),
+            MemberView("n2", 1, "db2.example:7001", "127.0.0.1:7102", "b", "alive", "22" * 16),
+            MemberView("n3", 2, None, "db3.example:7103", "c", "suspect", None),
+        ]
+
+    def partition_of(self, key: bytes) -> int:
+        return sum(key) % self.partitions
+
+    def replica_set(self, partition: int) -> tuple[str, ...]:
+        return ("n2", "n3", "n1")
+
+    def primary(self, partition: int) -> str:
+        return "n2"
+
+    def unready(self) -> Sequence[str]:
+        return self.reasons
