@@ -122,13 +122,13 @@ class MemoryEngine:
         for key in sorted(key for key in self.folder.states if key.startswith(prefix)):
             if after is not None and key <= after:
                 continue
-            if key in self.folder.damaged:
-                raise StorageError(f"the listing can't go on at key {shown(key)}: {self.folder.damaged[key]}")
-            record = self.folder.states[key].record
-            if record is None:
+            record, reason = self.folder.states[key].record, self.folder.damaged.get(key)
+            if record is None and reason is None:
                 continue
             if len(entries) >= limit or (values and entries and value_bytes >= value_bytes_max):
                 return ScanPage(entries, complete=False)
+            if record is None or reason is not None:
+                raise StorageError(f"the listing can't go on at key {shown(key)}: {reason}")
             entry = _entry_of(key, record, values)
             entries.append(entry)
             value_bytes += entry.size

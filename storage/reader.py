@@ -101,13 +101,13 @@ class Reader:
         while True:
             rows = await self._fetch_step(sql, (start, *bounds, step))
             for row in rows:
-                entry = _entry_of(row)
-                if entry is None:
-                    continue
-                if len(entries) >= limit or (values and entries and value_bytes >= value_bytes_max):
+                is_full = len(entries) >= limit or (values and entries and value_bytes >= value_bytes_max)
+                if is_full and not _has_only_a_promise(row):
                     return ScanPage(entries, complete=False)
-                entries.append(entry)
-                value_bytes += entry.size
+                entry = _entry_of(row)
+                if entry is not None:
+                    entries.append(entry)
+                    value_bytes += entry.size
             if len(rows) < step:
                 return ScanPage(entries, complete=True)
             start = successor(rows[-1][0])
@@ -171,6 +171,11 @@ def _entry_of(row: Row) -> ScanEntry | None:
         return None
     size = row[SIZE]
     return ScanEntry(row[0], state.record, size or 0, size is None)
+
+
+def _has_only_a_promise(row: Row) -> bool:
+    state = state_of(row)
+    return isinstance(state, ReplicaState) and state.record is None
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:

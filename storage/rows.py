@@ -31,8 +31,7 @@ def record_row(key: bytes, state: ReplicaState) -> Row:
     record = state.record
     if record is None:
         return (key, state.promised, 0, 0, 0, b"", 0, None, 0, _promise_checksum(key, state.promised), None)
-    if record.ballot <= 0:
-        raise ValueError(f"a record's ballot is above 0, not {record.ballot}: 0 stands for no record")
+    assert record.ballot > 0, "ballot 0 stands for no record"
     content_type = record.content_type.encode("utf-8", _ANY_TEXT)
     fences = None if record.fences is None else _pack_fences(record.fences)
     value = record.value

@@ -1,0 +1,228 @@
+"""How writes share a commit: order, one transaction per turn of the loop, and no word before it is durable."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from storage import Batch, CommitFailed, GroupCommit, MemoryEngine, Record, ReplicaState
+
+
+class Disk:
+    """A memory engine that commits when it is let, and the batches that it was given."""
+
+    def __init__(self) -> None:
+        self.engine = MemoryEngine(commit_delay=self._delay)
+        self.batches: list[Batch] = []
+        self._gate = asyncio.Event()
+        self._gate.set()
+        write = self.engine.write
+
+        async def recorded(batch: Batch) -> None:
+            self.batches.append(batch)
+            await write(batch)
+
+        self.engine.write = recorded  # type: ignore[method-assign]
+
+    async def _delay(self) -> None:
+        await self._gate.wait()
+
+    def hold(self) -> None:
+        self._gate.clear()
+
+    def let_go(self) -> None:
+        self._gate.set()
+
+
+@pytest.fixture
+async def disk() -> Disk:
+    disk = Disk()
+    await disk.engine.open()
+    return disk
+
+
+@pytest.fixture
+def failures() -> list[BaseException]:
+    return []
+
+
+@pytest.fixture
+async def commits(disk: Disk, failures: list[BaseException]) -> AsyncIterator[GroupCommit]:
+    commits = GroupCommit(disk.engine, failures.append)
+    commits.start()
+    yield commits
+    disk.let_go()
+    await commits.stop()
+
+
+def state(ballot: int) -> ReplicaState:
+    return ReplicaState(ballot, Record(ballot, ballot, False, b"v"))
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_everything_of_one_turn_is_one_transaction(disk: Disk, commits: GroupCommit) -> None:
+    await turns()
+    loop = asyncio.get_running_loop()
+    for number in range(1, 4):
+        loop.call_soon(commits.put, b"%d" % number, state(number))
+    loop.call_soon(commits.set_fact, "f", b"1")
+    ticket = commits.keep(b"k", Record(7, 7, True, b"kept"))
+    await commits.wait(ticket)
+    assert ticket == commits.committed == 1
+    (batch,) = disk.batches
+    assert list(batch.states) == [b"1", b"2", b"3"]
+    assert batch.facts == {"f": b"1"}
+    assert disk.engine.commit_sequence == 1
+
+
+async def test_what_arrives_during_a_commit_shares_the_next(disk: Disk, commits: GroupCommit) -> None:
+    disk.hold()
+    first = commits.put(b"a", state(1))
+    await turns()
+    later = [commits.put(b"%d" % number, state(number)) for number in range(1, 100)]
+    assert (first, set(later)) == (1, {2})
+    assert commits.backlog == 100
+    disk.let_go()
+    await commits.wait(2)
+    assert [len(batch.states) for batch in disk.batches] == [1, 99]
+    assert (commits.backlog, commits.committed) == (0, 2)
+
+
+async def test_nobody_is_called_before_the_commit_and_all_are_in_order(disk: Disk, commits: GroupCommit) -> None:
+    disk.hold()
+    called: list[str] = []
+    first = commits.put(b"a", state(1))
+    commits.when(first, lambda: called.append(f"1 {commits.committed}"))
+    await turns()
+    second = commits.put(b"b", state(2))
+    commits.when(second, lambda: called.append(f"3 {commits.committed}"))
+    commits.when(first, lambda: called.append(f"2 {commits.committed}"))
+    await turns(50)
+    assert called == []
+    disk.let_go()
+    await commits.wait(second)
+    assert called == ["1 1", "2 1", "3 2"]
+    commits.when(first, lambda: called.append("at once"))
+    assert called[-1] == "at once"
+
+
+async def test_a_callback_sees_its_state_on_disk(disk: Disk, commits: GroupCommit) -> None:
+    seen: list[bool] = []
+    ticket = commits.put(b"a", state(1))
+    commits.when(ticket, lambda: seen.append(disk.engine.folder.states == {b"a": state(1)}))
+    await commits.wait(ticket)
+    assert seen == [True]
+
+
+async def test_a_callback_may_put_more(disk: Disk, commits: GroupCommit) -> None:
+    done = asyncio.Event()
+
+    def again() -> None:
+        commits.when(commits.put(b"b", state(2)), done.set)
+
+    commits.when(commits.put(b"a", state(1)), again)
+    await asyncio.wait_for(done.wait(), 5)
+    assert disk.engine.folder.states == {b"a": state(1), b"b": state(2)}
+
+
+async def test_a_callback_that_fails_stops_no_other(commits: GroupCommit) -> None:
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
+    called: list[int] = []
+    mishap = RuntimeError("mishap")
+
+    def fail() -> None:
+        raise mishap
+
+    ticket = commits.put(b"a", state(1))
+    commits.when(ticket, lambda: called.append(1))
+    commits.when(ticket, fail)
+    commits.when(ticket, lambda: called.append(2))
+    await commits.wait(ticket)
+    commits.when(ticket, fail)
+    assert (called, reported) == ([1, 2], [mishap, mishap])
+    await commits.wait(commits.put(b"b", state(2)))
+
+
+async def test_the_last_state_of_a_key_in_a_batch_wins(disk: Disk, commits: GroupCommit) -> None:
+    commits.put(b"a", state(1))
+    await commits.wait(commits.put(b"a", state(2)))
+    assert disk.batches[0].states == {b"a": state(2)}
+
+
+async def test_of_keeping_and_forgetting_the_later_wins(disk: Disk, commits: GroupCommit) -> None:
+    first, second = Record(1, 1, True, b"1"), Record(2, 2, True, b"2")
+    commits.keep(b"k", first)
+    commits.forget(b"k", 1)
+    commits.forget(b"k", 2)
+    await commits.wait(commits.keep(b"k", second))
+    assert (disk.batches[0].keep, disk.batches[0].forget) == ({(b"k", 2): second}, {(b"k", 1)})
+    await commits.wait(commits.forget(b"k", 2))
+    assert await disk.engine.kept_aside() == {}
+
+
+async def test_stopping_commits_all_that_was_put(disk: Disk, commits: GroupCommit) -> None:
+    disk.hold()
+    commits.put(b"a", state(1))
+    await turns()
+    commits.put(b"b", state(2))
+    stopping = asyncio.ensure_future(commits.stop())
+    await turns()
+    commits.put(b"c", state(3))
+    assert not stopping.done()
+    disk.let_go()
+    await stopping
+    await commits.stop()
+    assert disk.engine.folder.states == {b"a": state(1), b"b": state(2), b"c": state(3)}
+    assert commits.backlog == 0
+
+
+async def test_what_is_put_before_the_start_is_committed_by_it(disk: Disk) -> None:
+    commits = GroupCommit(disk.engine, lambda failure: None)
+    ticket = commits.put(b"a", state(1))
+    commits.start()
+    await commits.wait(ticket)
+    await commits.stop()
+
+
+async def test_after_a_failed_commit_nobody_is_told_that_it_is_durable(
+    disk: Disk, commits: GroupCommit, failures: list[BaseException]
+) -> None:
+    called: list[int] = []
+    disk.hold()
+    disk.engine.fail_next_commit("no space left", applied=True)
+    first = commits.put(b"a", state(1))
+    commits.when(first, lambda: called.append(1))
+    waiting = asyncio.ensure_future(commits.wait(first))
+    await turns()
+    second = commits.put(b"b", state(2))
+    commits.when(second, lambda: called.append(2))
+    disk.let_go()
+    with pytest.raises(CommitFailed, match="no space left"):
+        await waiting
+    await turns(50)
+    assert [type(failure) for failure in failures] == [CommitFailed]
+    assert (called, commits.committed) == ([], 0)
+    with pytest.raises(CommitFailed):
+        await commits.wait(second)
+    commits.put(b"c", state(3))
+    await commits.stop()
+    assert len(disk.batches) == 1
+
+
+async def test_a_waiter_that_is_cancelled_undoes_nothing(disk: Disk, commits: GroupCommit) -> None:
+    disk.hold()
+    ticket = commits.put(b"a", state(1))
+    waiting = asyncio.ensure_future(commits.wait(ticket))
+    await turns()
+    waiting.cancel()
+    await turns()
+    disk.let_go()
+    await commits.wait(ticket)
+    assert disk.engine.folder.states == {b"a": state(1)}
