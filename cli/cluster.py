@@ -134,3 +134,9 @@ def replicas_command(choices: Choices, *, key: str) -> None:
     show_rows(
         "replicas", [{"partition": around["partition"], **row} for row in rows], columns, choices.output, **around
     )
+
+
+def _replica_row(replica: Mapping[str, Any], primary: str | None) -> dict[str, Any]:
+    """A replica with its role. The node that we asked calls itself `self`, which says nothing to a person."""
+    state = "alive" if replica["state"] == "self" else replica["state"]
+    return {**replica, "state": state, "role": "primary" if replica["name"] == primary else "replica"}

@@ -77,7 +77,7 @@ class NodeProcess:
                 stderr=log,
                 env=self._environment,
                 process_group=0,
-                preexec_fn=_die_with(os.getpid()),
+                preexec_fn=dying_with(os.getpid()),
             )
 
     async def ended(self) -> str:
@@ -192,8 +192,8 @@ class Supervisor:
             self._say(f"{name} is started again (pid {node.pid})")
 
 
-def _die_with(parent: int) -> Callable[[], None] | None:
-    """What a child does before it becomes a node, so that the kernel kills it when its parent dies. Linux only."""
+def dying_with(parent: int) -> Callable[[], None] | None:
+    """For preexec_fn: lets the kernel kill the child when its parent dies. None where that is not known, off Linux."""
     if sys.platform != "linux":
         return None
     import ctypes  # noqa: PLC0415 - nobody else needs it

@@ -10,6 +10,7 @@ connection means depends on when it broke:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -64,8 +65,10 @@ async def _without_silent_retries(
     """Keeps aiohttp from sending a PUT or DELETE a second time when a kept-alive connection breaks under it."""
     try:
         return await handler(request)
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        raise _NeverSent(str(error)) from error
+    except aiohttp.ClientConnectorError as error:
+        raise _NeverSent(os.strerror(error.errno) if error.errno else str(error)) from error
+    except aiohttp.ConnectionTimeoutError as error:
+        raise _NeverSent(f"not connected within {CONNECT_TIMEOUT_S:g} s") from error
     except (aiohttp.ClientError, OSError) as error:
         raise _BrokenAfterSending(_in_words(error)) from error
 
@@ -144,7 +147,7 @@ class HttpClient:
                 if status in _ASK_ELSEWHERE_NEXT:
                     self._pass_over(endpoint)
                 return _checked(Answer(status, heads, content, endpoint))
-        raise _given_up(failures, lost)
+        raise _given_up(method, failures, lost)
 
     async def _ask(
         self, url: str, method: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float
@@ -182,11 +185,12 @@ def _in_words(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _given_up(failures: Sequence[str], lost: bool) -> ClientError:
+def _given_up(method: str, failures: Sequence[str], lost: bool) -> ClientError:
     tried = "; ".join(failures)
     if lost:
         return AnswerLost(f"the request was sent and its answer never came, so it may be applied: {tried}")
-    return NoNodeReachable(f"no node could be reached, so nothing was applied: {tried}")
+    meaning = "" if method in _HARMLESS_METHODS else ", so nothing was applied"
+    return NoNodeReachable(f"no node could be reached{meaning}: {tried}")
 
 
 def _checked(answer: Answer) -> Answer:
