@@ -10,10 +10,9 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from random import Random
+from typing import Literal
 
 import structlog
-from storage.group_commit import GroupCommit
-from storage.record import Record
 
 from cluster.ballot_clock import BallotClock
 from cluster.clock import Clock
@@ -44,6 +43,8 @@ from cluster.replica.replica import Replica, Respond
 from cluster.requests import ListOutcome, ListRequest, ReadOutcome, ReadRequest, WriteOutcome, WriteRequest
 from cluster.tasks import Tasks
 from storage.engine import Engine
+from storage.group_commit import GroupCommit
+from storage.record import Record
 
 CLOCK_CEILING = "clock_ceiling_ms"
 """The fact under which the ballot clock's ceiling is on disk."""
@@ -190,8 +191,9 @@ class ClusterNode:
     async def drain(self, timeout_s: float) -> None:
         """Waits for the conversations under way, then leaves the clock's exact ceiling behind."""
         deadline_s = self._clock.monotonic_s() + timeout_s
-        while len(self.context.sweeper) and self._clock.monotonic_s() < deadline_s:
-            await asyncio.sleep(DRAIN_STEP_S)  # noqa: ASYNC110  (an event per conversation would cost the hot path)
+        # An event per conversation would cost the hot path; this runs once.
+        while len(self.context.sweeper) and self._clock.monotonic_s() < deadline_s:  # noqa: ASYNC110
+            await asyncio.sleep(DRAIN_STEP_S)
         self._commits.set_fact(CLOCK_CEILING, str(self.ballots.exact_ceiling_ms).encode())
 
     def is_majority_visible(self) -> bool:
@@ -207,7 +209,7 @@ def _note(found: dict[int, Answer | None], done: asyncio.Future[None], slot: int
         done.set_result(None)
 
 
-def version_of(answer: Answer | None) -> int | str | None:
+def version_of(answer: Answer | None) -> int | Literal["unreachable"] | None:
     """What `versions` shows of one replica: its origin, None where it holds nothing, or "unreachable"."""
     if isinstance(answer, Held):
         return answer.record.origin if answer.record is not None else None

@@ -12,14 +12,15 @@ at most once:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from cluster.coordination.drive import Context
+from cluster.coordination.drive import SWEEP_S, Context
 from cluster.coordination.handover import Handover
 from cluster.membership.topology import Topology
-from cluster.protocol.changes import Merge
-from cluster.protocol.messages import Accept, Accepted, Answer, Lost, Outcome, Refused, Settled
+from cluster.protocol.changes import RENEW, Merge
+from cluster.protocol.messages import Accept, Accepted, Answer, Held, Lost, Outcome, Read, Refused, Settled
 from cluster.protocol.weak_write import is_taken, stands_back
 from cluster.requests import Unavailable, Unknown, Written
 from storage.ballot import NONE
@@ -79,16 +80,14 @@ class WeakWrite:
     def _answered(self, yielding: bool, slot: int, answer: Answer) -> None:
         self._waiting -= 1
         if is_taken(answer, self._record):
-            self._taken.add(self._topology.by_slot[slot].name)
+            self._count((self._topology.by_slot[slot].name,))
         elif stands_back(answer, self._record):
             self._refused_by.append(slot)
         if type(answer) is Refused:
             self._context.ballots.absorb(answer.highest)
         elif type(answer) is Accepted or (type(answer) is Lost and answer.sent):
             self._may_be_somewhere = True
-        if len(self._taken) >= self._needed:
-            self._finish_written()
-        elif not self._waiting and self._on_outcome is not None:
+        if not self._waiting and self._on_outcome is not None:
             self._fall_back(yielding)
 
     def _fall_back(self, yielded: bool) -> None:
@@ -102,15 +101,44 @@ class WeakWrite:
             self._keep_aside(self._key, self._record, self._finish_unknown)
 
     def _merged(self, outcome: Outcome) -> None:
+        if self._on_outcome is None:
+            return
         if isinstance(outcome, Written | Settled):
             self._is_merged = True
-            self._taken.update(outcome.replicas)
-            if len(self._taken) >= self._needed:
-                self._finish_written()
-                return
-        if self._on_outcome is not None:
+            self._count(outcome.replicas)
+            self._ask_holders()
+        else:
             again, self._refused_by = tuple(self._refused_by), []
             self._send(again, False)
+
+    # -- merged, but more replicas were asked for than a majority -------------------------------------------------
+
+    def _ask_holders(self) -> None:
+        """The key is settled on this write or a newer one: who of the others holds that too?"""
+        if self._on_outcome is None:
+            return
+        missing = [slot for slot in self._slots if self._topology.by_slot[slot].name not in self._taken]
+        self._waiting = len(missing)
+        for slot in missing:
+            self._context.transport.send(slot, Read(self._key, value=False), self._held)
+
+    def _held(self, slot: int, answer: Answer) -> None:
+        self._waiting -= 1
+        if type(answer) is Held and answer.record is not None and answer.record.origin >= self._record.origin:
+            self._count((self._topology.by_slot[slot].name,))
+        if not self._waiting and self._on_outcome is not None:
+            asyncio.get_running_loop().call_later(SWEEP_S, self._bring_along)
+
+    def _bring_along(self) -> None:
+        """Proposes the settled record again, so that the replicas take it that have not."""
+        if self._on_outcome is not None:
+            majority = self._topology.majority
+            self._handover.submit(self._key, RENEW, majority, self.deadline_s, lambda _: self._ask_holders())
+
+    def _count(self, names: tuple[str, ...]) -> None:
+        self._taken.update(names)
+        if len(self._taken) >= self._needed:
+            self._finish_written()
 
     def _finish_written(self) -> None:
         names = tuple(sorted(self._taken))

@@ -13,6 +13,9 @@ What must not be lost between these lines, each found the hard way by somebody:
 * Once an accept was sent, refusals and silence prove nothing: a copy may have been accepted, relayed and
   overwritten. The retry that meets its own origin proposes it again; the retry that meets another's is Uncertain.
 * A condition that fails is reported only when what it saw is on a majority.
+* A ballot is above the origin it carries, so an origin only grows along the history of a key. (A weak write that is
+  merged under an older ballot would let the next strong write have an older origin than the one it replaces, and
+  the weak write, kept aside elsewhere too, would come back over it.)
 * A prepared ballot (promised with the last accept) is used only while this node's own replica still shows that
   promise and that record; see prepared.py.
 """
@@ -97,7 +100,7 @@ class Proposer:
         self.key, self.change = key, change
         self.majority, self.needed = majority, needed
         self._tick, self._prepared = tick, prepared
-        self._above = NONE
+        self._above = change.record.origin if isinstance(change, Merge) else NONE
         self.sent: int | None = None
         """The origin of our value once an accept bears it: from here on nobody may say `not applied`."""
         self.granted = 0
@@ -110,7 +113,7 @@ class Proposer:
         agreed: tuple[int, ...]
         while True:
             prepared = self._prepared.take(self.key)
-            if prepared is not None:
+            if prepared is not None and prepared.ballot > self._above:
                 ballot, base, agreed = prepared.ballot, prepared.base, ()  # one round trip less
             else:
                 ballot = self._tick(self._above)
@@ -127,9 +130,9 @@ class Proposer:
                 return Uncertain(self.sent or NONE, ())
             record = self._own_again(base, ballot) or self.change.apply(base, ballot)
             renew = isinstance(self.change, Settle) and self.change.renew and base is not None
-            if record is None and prepared is not None and not renew:
+            if record is None and not agreed and not renew:
                 agreed = yield from self._check_still_settled(base)
-                if agreed:
+                if agreed and prepared is not None and ballot == prepared.ballot:
                     self._prepared.put(self.key, prepared.ballot, prepared.base)  # it was not spent
             if record is None and agreed and not renew:
                 return Refuted(base, agreed)
@@ -153,14 +156,14 @@ class Proposer:
         answers = yield Ask(Accept(self.key, proposal, next_ballot), self.needed)
         slots = tuple(slot for slot, answer in answers if type(answer) is Accepted)
         self.granted = len(slots)
-        if len(slots) < self.majority:
+        if len(slots) < (self.majority if record is None else self.needed):
             self.note_failed_accept(answers)
             return None
         if sum(type(answer) is Accepted and answer.promised_next for _, answer in answers) >= self.majority:
             self._prepared.put(self.key, next_ballot, proposal)
         if record is None:
             return Refuted(proposal, slots)
-        return Chosen(proposal, slots) if len(slots) >= self.needed else Uncertain(proposal.origin, slots)
+        return Chosen(proposal, slots)
 
     def note_failed_accept(self, answers: Answers) -> None:
         """No majority took it: aim higher. Whatever the refusals say, our value may be somewhere."""

@@ -35,7 +35,10 @@ SEEDS = 1_000
 def holds(seed: int, options: Options, rules: Rules) -> bool:
     """Whether this schedule is linearizable and converges."""
     world = World(seed, options, rules)
-    world.run()
+    try:
+        world.run()
+    except AssertionError:
+        return False
     return is_linearizable(world.history) and world.converges()
 
 
@@ -79,6 +82,14 @@ class OwnValueIsConflict(Proposer):
         return False
 
 
+class MergeUnderAnOlderBallot(Proposer):
+    """What the first version did: a weak write merged under a ballot below its own origin."""
+
+    def __init__(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        super().__init__(*args, **kwargs)
+        self._above = 0
+
+
 class ReadWithoutWriteBack(StrongRead):
     def write_back(self, held: dict[int, Record | None]):  # type: ignore[no-untyped-def, override]
         return Agreed(newest(list(held.values())), tuple(held))
@@ -103,6 +114,7 @@ MUTANTS = {
     "duplicate-drops-promise": (Rules(acceptor=DuplicateDropsPromise()), DUEL, 20_000),
     "displaced-is-forgotten": (Rules(acceptor=DisplacedIsForgotten()), WEAK, 4_000),
     "ballot-is-used-twice": (Rules(prepared=BallotIsUsedTwice), PRESETS["lossy"], 4_000),
+    "merge-under-an-older-ballot": (Rules(proposer=MergeUnderAnOlderBallot), WEAK, 4_000),
     "strong-record-supersedes": (Rules(superseded_by_strong=True), replace(WEAK, loss=0.2), 8_000),
 }
 """Mutant -> what it breaks, the preset that shows it soonest, and the seeds within which it must be caught."""

@@ -43,6 +43,7 @@ class Options:
     calls: int = 14
     weak: float = 0.0
     skew: int = 40
+    merge: float = 0.05  # chance per step that a node begins to merge back what it keeps aside
     kinds: tuple[int, int, int] = (40, 25, 35)  # read, put, cas
     own_first: float = 0.0  # chance that a node's own replica hears its request before anything else happens
 
@@ -77,6 +78,8 @@ class Replica:
             if isinstance(request, Prepare)
             else acceptor.accept(self.state, request)
         )
+        record = decision.state.record
+        assert record is None or record.ballot >= record.origin, "a ballot is never below the origin it carries"
         self.state = decision.state
         if decision.displaced is not None and self.rules.keeps_displaced:
             self.kept_aside[decision.displaced.origin] = decision.displaced
@@ -128,6 +131,8 @@ class World:
                 source, target = self.random.sample(range(REPLICAS), 2)
                 if (record := self.replicas[source].state.record) is not None:
                     self.events.append(("relay", target, record))
+            if plan and room and self.options.weak and self.random.random() < self.options.merge:
+                self._begin_merge()
             self._deliver(self.events.pop(self.random.randrange(len(self.events))))
 
     def _plan(self) -> list[tuple[str, str]]:
@@ -234,6 +239,20 @@ class World:
             if attempts >= ATTEMPTS:
                 return None
             answers = [] if isinstance(step, Pause) else (yield step)
+
+    def _begin_merge(self) -> None:
+        node = self.random.randrange(REPLICAS)
+        kept = self.replicas[node].kept_aside
+        if kept:
+            self.live += 1
+            record = self.random.choice(sorted(kept.values(), key=lambda record: record.origin))
+            self._advance(Conversation(node, self._merge_back(node, record), Call("merge", "", None, self.now)), None)
+
+    def _merge_back(self, node: int, record: Record) -> Generator[Any, Any, tuple[str, Any]]:
+        outcome, settled = yield from self._change(node, Merge(record))
+        if outcome in ("ok", "conflict"):
+            self.replicas[node].kept_aside.pop(record.origin, None)
+        return outcome, settled
 
     # -- the network -------------------------------------------------------------------------------------------
 

@@ -1,0 +1,333 @@
+"""The node: puts engine, cluster, peers and HTTP together, owns every task, starts and stops them in order.
+
+This is the composition root. Nothing is decided here; each part is told of its neighbours and set going.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from random import Random
+
+import structlog
+
+from cluster.clock import SystemClock
+from cluster.link.dialler import Peer
+from cluster.link.handshake import PROTOCOL_VERSION, Identity
+from cluster.link.transport import PeerTransport
+from cluster.membership.membership import Membership
+from cluster.membership.placement import partition_of
+from cluster.membership.topology import Topology, decode_topology, encode_topology, form
+from cluster.node import ClusterNode, version_of
+from cluster.protocol.messages import Heartbeat, Request, Unfit
+from cluster.replica.replica import Respond
+from cluster.requests import ListOutcome, ListRequest, ReadOutcome, ReadRequest, Unavailable, WriteOutcome, WriteRequest
+from cluster.tasks import Tasks
+from kvstore.config import NodeConfig
+from kvstore.http.backend import MemberState, MemberView, Unreachable
+from kvstore.http.server import HttpServer
+from kvstore.logs import configure
+from kvstore.metrics import Metrics
+from storage.engine import CommitFailed, FolderUnusable, StorageError
+from storage.group_commit import GroupCommit
+from storage.sqlite import SqliteEngine
+
+TOPOLOGY = "topology"
+"""The fact under which the topology is on disk."""
+MEMBER = "member"
+"""The fact that says whose folder it is."""
+EXIT_FAILED = 1
+log = structlog.get_logger()
+
+
+class Node:
+    """One node from start to stop: what the HTTP layer asks (Backend) and looks at (ClusterView)."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        self._config = config
+        self._clock = SystemClock()
+        self._random = Random()
+        self._tasks = Tasks()
+        self._engine = SqliteEngine(config.data)
+        self._commits = GroupCommit(self._engine, self._commit_failed)
+        self._is_draining = False
+        self.metrics = Metrics()
+        self.failed: asyncio.Event = asyncio.Event()
+        """Set when the node can't go on."""
+
+    async def start(self) -> None:
+        """Opens the folder, meets the peers, serves. Raises StorageError or OSError, after which stop() cleans up."""
+        config = self._config
+        await self._engine.open()
+        self._membership = self._recall_membership()
+        topology = self._membership.topology
+        self.slot = topology.by_name[config.name].slot
+        self._transport = PeerTransport(
+            lambda: self._membership.topology,
+            self._identity,
+            config.cluster_secret,
+            self._clock,
+            self._random,
+            self._tasks,
+            admit=self._membership.admit,
+            on_request=self._on_request,
+        )
+        self._cluster = ClusterNode(
+            slot=self.slot,
+            topology=lambda: self._membership.topology,
+            engine=self._engine,
+            commits=self._commits,
+            transport=self._transport,
+            clock=self._clock,
+            random=self._random,
+            tasks=self._tasks,
+            cache_bytes_max=config.cache_bytes_max,
+        )
+        self._commits.start()
+        self._http = HttpServer(config, self, self, self.metrics, self._clock.wall_ms)
+        self._register_metrics()
+        peers = [
+            Peer(member.slot, member.name, member.peer_host, member.peer_port)
+            for member in topology.members
+            if member.slot != self.slot
+        ]
+        await self._transport.start(config.peer.host, config.peer.port, self.slot, peers)
+        await self._http.start()
+        await self._cluster.start()
+        log.info("serving", http=str(config.http), peer=str(config.peer), epoch=topology.epoch, data=str(config.data))
+
+    async def stop(self) -> None:
+        """Takes no new requests, finishes what was begun, closes the folder. Works after a failed start too."""
+        self._is_draining = True
+        timeout_s = self._config.drain_timeout_s
+        if hasattr(self, "_http"):
+            await self._http.stop(timeout_s)
+        if hasattr(self, "_cluster") and not self.failed.is_set():
+            await self._cluster.drain(timeout_s)
+        if hasattr(self, "_transport"):
+            await self._transport.stop()
+        await self._tasks.cancel_all()
+        await self._commits.stop()
+        with contextlib.suppress(CommitFailed):
+            await self._engine.close()
+
+    # -- membership --------------------------------------------------------------------------------------------
+
+    def _recall_membership(self) -> Membership:
+        """The topology on disk goes before the flags; a new folder forms the first one."""
+        config, facts = self._config, self._engine.facts
+        owner = facts.get(MEMBER, config.name.encode()).decode()
+        if owner != config.name:
+            raise FolderUnusable(
+                f"{config.data} is the folder of {owner}, not of {config.name}; nothing was touched. "
+                "Give each node a folder of its own"
+            )
+        if TOPOLOGY in facts:
+            topology = decode_topology(facts[TOPOLOGY])
+            if config.name not in topology.by_name:
+                raise FolderUnusable(f"{config.data} knows a cluster that {config.name} is no member of")
+            return Membership(topology, unheard=set(), on_formed=self._remember)
+        zones = {member.name: member.zone for member in config.members}
+        unheard = {name for name, zone in zones.items() if not zone} - {config.name} if config.zone else set()
+        zones[config.name] = config.zone
+        addresses = {member.name: (member.host, member.port) for member in config.members}
+        topology = form(config.cluster_name, addresses, zones, config.replicas, config.partitions)
+        membership = Membership(topology, unheard=unheard, on_formed=self._remember)
+        if membership.is_formed:
+            self._remember(topology)
+        return membership
+
+    def _remember(self, topology: Topology) -> None:
+        self._commits.set_fact(MEMBER, self._config.name.encode())
+        self._commits.set_fact(TOPOLOGY, encode_topology(topology))
+
+    def _identity(self) -> Identity:
+        config = self._config
+        return Identity(
+            PROTOCOL_VERSION,
+            self._membership.topology.cluster_id,
+            config.name,
+            self._engine.incarnation,
+            config.zone,
+            str(config.http),
+        )
+
+    # -- what peers ask ----------------------------------------------------------------------------------------
+
+    def _on_request(self, request: Request, age_ms: int, respond: Respond, token: int) -> None:
+        if self._membership.is_formed or isinstance(request, Heartbeat):
+            self._cluster.on_request(request, age_ms, respond, token)
+        else:
+            respond(token, Unfit("this node's topology is still forming"))
+
+    # -- Backend -----------------------------------------------------------------------------------------------
+
+    async def read(self, request: ReadRequest) -> ReadOutcome:
+        """See Backend."""
+        if not self._membership.is_formed:
+            return Unavailable(request.needed, 0, ())
+        return await self._cluster.read(request)
+
+    async def write(self, request: WriteRequest) -> WriteOutcome:
+        """See Backend."""
+        if not self._membership.is_formed:
+            return Unavailable(request.needed, 0, ())
+        return await self._cluster.write(request)
+
+    async def list(self, request: ListRequest) -> ListOutcome:
+        """See Backend."""
+        if not self._membership.is_formed:
+            return Unavailable(request.needed, 0, ())
+        return await self._cluster.page(request)
+
+    async def versions(self, key: bytes, timeout_s: float) -> Mapping[str, int | Unreachable | None]:
+        """See Backend."""
+        by_slot = self._membership.topology.by_slot
+        answers = await self._cluster.versions(key, timeout_s)
+        return {by_slot[slot].name: version_of(answer) for slot, answer in answers.items()}
+
+    # -- ClusterView -------------------------------------------------------------------------------------------
+
+    @property
+    def node_name(self) -> str:
+        """See ClusterView."""
+        return self._config.name
+
+    @property
+    def cluster_name(self) -> str:
+        """See ClusterView."""
+        return self._config.cluster_name
+
+    @property
+    def cluster_id(self) -> str:
+        """See ClusterView."""
+        return self._membership.topology.cluster_id
+
+    @property
+    def epoch(self) -> int:
+        """See ClusterView."""
+        return self._membership.topology.epoch
+
+    @property
+    def n(self) -> int:
+        """See ClusterView."""
+        return self._membership.topology.n
+
+    @property
+    def partitions(self) -> int:
+        """See ClusterView."""
+        return self._membership.topology.partitions
+
+    @property
+    def members(self) -> Sequence[MemberView]:
+        """See ClusterView."""
+        return [self._view(slot) for slot in sorted(self._membership.topology.by_slot)]
+
+    def _view(self, slot: int) -> MemberView:
+        member = self._membership.topology.by_slot[slot]
+        identity = self._identity() if slot == self.slot else self._transport.identities.get(slot)
+        peer = f"[{member.peer_host}]" if ":" in member.peer_host else member.peer_host
+        return MemberView(
+            name=member.name,
+            slot=slot,
+            http=identity.http if identity is not None else None,
+            peer=f"{peer}:{member.peer_port}",
+            zone=member.zone,
+            state=self._state(slot),
+            incarnation=identity.incarnation if identity is not None else None,
+        )
+
+    def _state(self, slot: int) -> MemberState:
+        if slot == self.slot:
+            return "self"
+        if self._transport.is_alive(slot):
+            return "alive"
+        return "suspect" if self._transport.is_connected(slot) else "down"
+
+    @property
+    def moving(self) -> Sequence[int]:
+        """See ClusterView."""
+        return ()
+
+    def partition_of(self, key: bytes) -> int:
+        """See ClusterView."""
+        return partition_of(key, self.partitions)
+
+    def replica_set(self, partition: int) -> tuple[str, ...]:
+        """See ClusterView."""
+        topology = self._membership.topology
+        return tuple(topology.by_slot[slot].name for slot in topology.replica_slots[partition])
+
+    def primary(self, partition: int) -> str:
+        """See ClusterView."""
+        topology = self._membership.topology
+        slots = topology.replica_slots[partition]
+        slot = self._cluster.handover.primary_of(slots)
+        return topology.by_slot[slots[0] if slot is None else slot].name
+
+    def unready(self) -> Sequence[str]:
+        """See ClusterView."""
+        reasons = []
+        if self._is_draining:
+            reasons.append("this node is stopping and finishes what it has begun")
+        if not self._membership.is_formed:
+            waiting = ", ".join(self._membership.unheard)
+            reasons.append(f"the first topology waits to hear in which zone these members stand: {waiting}")
+        if not self._cluster.is_majority_visible():
+            reasons.append("no replica set has a majority that is alive as seen from this node")
+        return reasons
+
+    # -- failing -----------------------------------------------------------------------------------------------
+
+    def _commit_failed(self, error: BaseException) -> None:
+        """A write may or may not be on disk: nothing in memory can be trusted, so the process ends here and now."""
+        log.error("a commit failed; this node ends, and nothing unacknowledged was promised", error=str(error))
+        print(f"kvstore: {error}", file=sys.stderr, flush=True)
+        os._exit(EXIT_FAILED)
+
+    def _register_metrics(self) -> None:
+        """What only the node can count, told to the metrics at each scrape."""
+        cluster, metrics = self._cluster, self.metrics
+        metrics.gauge("kvstore_epoch", "Number of the topology", lambda: self.epoch)
+        metrics.gauge("kvstore_commits_backlog_rows", "Rows not yet durable", lambda: self._commits.backlog)
+        metrics.counter("kvstore_commits", "Transactions of this folder", lambda: self._engine.commit_sequence)
+        metrics.gauge("kvstore_cached_keys", "Keys in memory", lambda: cluster.replica.cached_keys)
+        metrics.gauge("kvstore_cached_bytes", "Estimated memory of them", lambda: cluster.replica.cached_bytes)
+        metrics.gauge("kvstore_kept_aside_records", "Weak writes to merge back", lambda: len(cluster.merge_back))
+        metrics.gauge("kvstore_damaged_keys", "Keys that take no part here", lambda: len(cluster.replica.damaged))
+        metrics.gauge("kvstore_conversations", "Rounds under way", lambda: len(cluster.context.sweeper))
+
+
+async def serve(config: NodeConfig) -> int:
+    """Runs a node until SIGTERM or SIGINT; the exit code."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sign, stop.set)
+    node = Node(config)
+    try:
+        await node.start()
+    except (StorageError, OSError) as error:
+        print(f"kvstore: {config.name} can't start: {error}", file=sys.stderr)
+        await node.stop()
+        return EXIT_FAILED
+    await stop.wait()
+    log.info("stopping")
+    await node.stop()
+    log.info("stopped")
+    return 0
+
+
+def run(config: NodeConfig) -> int:
+    """Runs a node in this process, on uvloop where it is installed. Blocks; gives the exit code."""
+    configure(config)
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(serve(config))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(serve(config))
