@@ -326,7 +326,7 @@ def run(config: NodeConfig) -> int:
     """Runs a node in this process, on uvloop where it is installed. Blocks; gives the exit code."""
     configure(config)
     try:
-        import uvloop
+        import uvloop  # noqa: PLC0415 - where it is installed
     except ImportError:
         return asyncio.run(serve(config))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
