@@ -69,13 +69,15 @@ async def _without_silent_retries(
         raise _NeverSent(os.strerror(error.errno) if error.errno else str(error)) from error
     except aiohttp.ConnectionTimeoutError as error:
         raise _NeverSent(f"not connected within {CONNECT_TIMEOUT_S:g} s") from error
+    except TimeoutError:  # an OSError too, but _ask knows the time that was given
+        raise
     except (aiohttp.ClientError, OSError) as error:
         raise _BrokenAfterSending(_in_words(error)) from error
 
 
 def parse_endpoint(text: str) -> str:
     """A node's address as `http://host:port`, from that or from `host:port`. Raises ValueError."""
-    address = text.strip().rstrip("/")
+    address = text.strip()
     url = URL(address if "://" in address else f"http://{address}")
     if url.scheme not in {"http", "https"} or not url.host or url.path not in {"", "/"}:
         raise ValueError(f"{text!r} is no node's address; write http://HOST:PORT")
