@@ -140,7 +140,9 @@ _NEVER_HEARD_OF = ReplicaState()
 
 
 async def _connect(database: Path, cache_bytes: int) -> aiosqlite.Connection:
-    connection = await aiosqlite.connect(_read_only(database), uri=True, isolation_level=None)
+    connecting = aiosqlite.connect(_read_only(database), uri=True, isolation_level=None)
+    connecting._thread.daemon = True  # no public way: a process that ends without closing must not wait for a reader
+    connection = await connecting
     try:
         for name, value, why in (*schema.READER_SETTINGS, schema.cache_setting(cache_bytes)):
             await connection.execute_fetchall(f"PRAGMA {name} = {value}")

@@ -104,6 +104,12 @@ async def test_a_killed_holder_leaves_no_lock_behind(child: Callable[..., Child]
     await engine.close()
 
 
+async def test_a_process_that_ends_without_closing_ends(child: Callable[..., Child], tmp_path: Path) -> None:
+    careless = child("forget", tmp_path / "data")
+    assert await asyncio.to_thread(careless.wait, 20) == 3
+    assert await batches_found(tmp_path / "data") == (1, 1)
+
+
 async def test_a_failed_commit_ends_the_engine_and_loses_nothing_acknowledged(
     child: Callable[..., Child], tmp_path: Path
 ) -> None:
