@@ -26,6 +26,11 @@ def wants_json(output: str | None) -> bool:
     return output == "json" or (output is None and not sys.stdout.isatty())
 
 
+def visible(text: str) -> str:
+    """The text on one line, with control characters spelled out: a stranger's key must not steer the terminal."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 def show_fields(fields: Row, output: str | None) -> None:
     """One thing and what is known of it."""
     if wants_json(output):
@@ -102,4 +107,4 @@ def _cells(row: Row, columns: Sequence[str]) -> Iterator[str]:
         if value is None:
             yield "-"
         else:
-            yield value if isinstance(value, str) else _json(value)
+            yield visible(value) if isinstance(value, str) else _json(value)

@@ -33,8 +33,6 @@ class Patience:
         self._give_up_after_s = give_up_after_s
         self._say = say
         self._said_at = 0.0
-        self.retries = 0
-        """Requests that were sent again."""
 
     async def keep_trying(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
         """What `attempt` returns once it succeeds.
@@ -53,7 +51,6 @@ class Patience:
                     raise self._given_up(error) from error
                 self._explain_waiting(error)
                 await asyncio.sleep(max(pause_s, _asked_to_wait_s(error)))
-            self.retries += 1
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     def _given_up(self, error: ClientError) -> CommandFailed:

@@ -15,7 +15,7 @@ from cli.errors import ExitCode
 from cli.exporting import Exporter, ExportReport
 from cli.importing import Importer, ImportReport
 from cli.options import DURATION, KEY, LEVELS, Choices, choices_options, option, together
-from cli.output import note, show_fields, wants_json
+from cli.output import note, show_fields, visible, wants_json
 from cli.patience import Patience
 from cli.progress import Progress, progress_of
 from cli.target_folder import TargetFolder
@@ -111,7 +111,7 @@ def _transferred(
 def _concluded(verb: str, report: ImportReport | ExportReport, choices: Choices) -> ExitCode:
     """Shows the report and says how the command ends."""
     for trouble in report.failed:
-        note(f"{verb}: left out {trouble.path}: {trouble.reason}")
+        note(f"{verb}: left out {visible(trouble.path)}: {trouble.reason}")
     fields = asdict(report)
     if not wants_json(choices.output):
         fields["failed"] = len(report.failed)

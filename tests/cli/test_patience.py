@@ -36,7 +36,7 @@ async def test_what_passes_is_tried_again(error: ClientError) -> None:
     patience = Patience(60.0, said.append)
     attempts = Attempts(error)
     assert await patience.keep_trying(attempts) == "done"
-    assert (attempts.made, patience.retries) == (2, 1)
+    assert attempts.made == 2
     assert said == [f"trying again: {error}"]
 
 
