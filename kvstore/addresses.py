@@ -39,6 +39,11 @@ class Address:
         except ValueError:
             return False
 
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it stands for all addresses of this machine, to listen on."""
+        return self.host in {"0.0.0.0", "::"}
+
 
 @dataclass(frozen=True, slots=True)
 class MemberAddress:
@@ -79,10 +84,8 @@ def parse_host(text: str) -> str:
         except ValueError:
             raise ValueError("an IPv6 address in the brackets, such as [::1]") from None
     host = text.lower()
-    if ":" in host:
-        raise ValueError("an IPv6 address in brackets, such as [::1]:7001")
     if not 0 < len(host) <= HOST_CHARACTERS_MAX or not _HOST.issuperset(host):
-        raise ValueError("a host name or an IP address in front of the port")
+        raise ValueError("a host name or an IP address, IPv6 in brackets ([::1]), and a port behind it")
     return host
 
 

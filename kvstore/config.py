@@ -50,7 +50,7 @@ class NodeConfig:
     partitions: int = 64
     """Slices of the key space, fixed once the cluster is made."""
     zone: str = ""
-    """Where this node stands; replicas are spread over zones."""
+    """Where this node stands; replicas are spread over zones. The others learn it when they meet."""
     cluster_name: str = "kvstore"
     """Nodes of differently named clusters refuse each other."""
     cluster_secret: bytes = field(default=b"", repr=False)
@@ -101,7 +101,8 @@ def load_config(
     if faults:
         raise ConfigError(faults)
     values["cluster_secret"] = values.pop("cluster_secret_file")
-    values["zone"] = next(member.zone for member in values["members"] if member.name == values["name"])
+    listed = next(member.zone for member in values["members"] if member.name == values["name"])
+    values["zone"] = values["zone"] or listed
     return NodeConfig(**values)
 
 
@@ -189,13 +190,10 @@ def _membership(values: Mapping[str, Any]) -> list[str]:
         names = ", ".join(member.name for member in members)
         return [f"--name is {name!r}, which is not among the members ({names}): --members lists this node, too"]
     faults = []
-    if peer is not None and own.peer != peer:
+    if peer is not None and own.peer != peer and not (peer.is_wildcard and peer.port == own.port):
         faults.append(f"--peer is {peer}, but --members gives {name} as {own.peer}: both must be the same")
-    if zone and own.zone != zone:
-        faults.append(
-            f"--zone is {zone!r}, but --members gives {name} {own.zone or 'none'!r}: "
-            f"write {name}={own.peer}@{zone} there on every node, so that all place keys alike"
-        )
+    if zone and own.zone not in {"", zone}:
+        faults.append(f"--zone is {zone!r}, but --members gives {name} {own.zone!r}: write the same in both")
     return faults
 
 

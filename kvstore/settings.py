@@ -140,7 +140,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("replicas", "COUNT", "3", "how many nodes hold each key (N)", _count(1, REPLICAS_MAX)),
     Setting("partitions", "COUNT", "64", "slices of the key space; fixed once the cluster is made",
             _count(1, PARTITIONS_MAX)),
-    Setting("zone", "ZONE", "", "where this node stands; must be what --members says of it", _zone),
+    Setting("zone", "ZONE", "", "where this node stands; what --members says of it, if it says anything", _zone),
     Setting("cluster_name", "NAME", "kvstore", "nodes of differently named clusters refuse each other", parse_name),
     Setting("cluster_secret_file", "FILE", "", "file with the secret that nodes prove to each other", read_secret),
     Setting("allow_insecure", "", "false", "serve HTTP, which has no authentication yet, beyond this machine", _switch),

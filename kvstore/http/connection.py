@@ -109,7 +109,7 @@ class Listener(web.Server):
         """Closes what is not at work. aiohttp's pre_shutdown would also cut off bodies that are still coming in."""
         for one in self.connections:
             if not cast(Connection, one).busy:
-                one.close()
+                one.force_close()
 
     async def _answer(self, request: BaseRequest) -> Answer:
         connection = cast(Connection, request.protocol)
@@ -131,6 +131,7 @@ def _problem_of(exc: BaseException | None) -> Problem:
         case BadHttpMessage(message="Too many headers received"):
             return Problem("headers-too-large", f"There are more than {HEADERS_MAX} headers.", close=True)
         case BadHttpMessage():
-            return Problem("bad-request", "This is not an HTTP/1.1 request; the connection is closed.", close=True)
+            detail = "This is no HTTP/1.1 request; the connection is closed. In paths, escape all but ASCII: %C3%A9."
+            return Problem("bad-request", detail, close=True)
         case _:
             return Problem("internal", "This node failed; its log says why.", outcome="unknown", close=True)

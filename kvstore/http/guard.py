@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from aiohttp import HttpVersion10, HttpVersion11, hdrs
 from aiohttp.web_request import BaseRequest
 
+from kvstore.addresses import parse_host
 from kvstore.http.problems import Problem
 
 REMEMBERED_MAX = 1_024
@@ -74,15 +75,13 @@ class Guard:
 
 def host_name(host: str) -> str | None:
     """The name or address in a Host header, in lower case, without port or brackets; None when it is malformed."""
-    if host.startswith("["):
-        name, bracket, port = host[1:].partition("]")
-        if not bracket or not _is_address(name) or (port and not _is_port(port[1:])) or port[:1] not in ("", ":"):
-            return None
-        return name.lower()
-    name, colon, port = host.partition(":")
-    if not name or (colon and not _is_port(port)):
+    name, colon, port = host.rpartition(":")
+    if not colon or host.endswith("]"):  # no port; the colons are an IPv6 address's
+        name, port = host, ""
+    try:
+        return parse_host(name).removesuffix(".") if _is_port(port) else None
+    except ValueError:
         return None
-    return name.lower().removesuffix(".")
 
 
 def _is_port(text: str) -> bool:

@@ -42,6 +42,7 @@ class HonestBackend:
         self.gate: asyncio.Event | None = None
         """When there is one, requests wait for it."""
         self._count = 0
+        self._news = asyncio.Event()
 
     async def read(self, request: ReadRequest) -> ReadOutcome:
         await self._arrive(request)
@@ -83,8 +84,15 @@ class HonestBackend:
         record = self.records.get(key)
         return {"n1": record.origin if record else None, "n2": None, "n3": "unreachable"}
 
+    async def arrived(self, count: int) -> None:
+        """Waits until so many requests have come in."""
+        while len(self.seen) < count:
+            self._news.clear()
+            await self._news.wait()
+
     async def _arrive(self, request: Any) -> None:
         self.seen.append(request)
+        self._news.set()
         if self.gate is not None:
             await self.gate.wait()
 
