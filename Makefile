@@ -21,7 +21,7 @@ lint: $(VENV)/.develops
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.develops
-	$(BIN)/python loadtests/side_by_side.py
+	$(BIN)/python -m loadtests.side_by_side
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

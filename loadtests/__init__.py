@@ -1,0 +1,1 @@
+"""Loads and measurements. Nothing here is part of the product."""
