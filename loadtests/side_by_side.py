@@ -91,7 +91,7 @@ def main() -> None:
             load(nodes, fill(options.keys, options.value_bytes), options.connections, 1.0)
         cases = _cases(nodes, bare, options.keys, options.value_bytes)
         results: dict[str, list[Result]] = {name: [] for name in cases}
-        for _ in track(range(options.rounds), "measuring", Console(stderr=True)):
+        for _ in track(range(options.rounds), "measuring", console=Console(stderr=True)):
             for name, (addresses, make) in cases.items():
                 results[name].append(load(addresses, make, options.connections, options.seconds))
     figures = {name: _figures(rounds) for name, rounds in results.items()}
