@@ -58,11 +58,11 @@ class Reader:
     async def _load_chunk(self, keys: list[bytes]) -> dict[bytes, ReplicaState | Damaged]:
         size = next(size for size in KEYS_PER_LOAD if size >= len(keys))
         try:
-            rows = await self._loads.execute_fetchall(_SELECTS[size], keys + keys[-1:] * (size - len(keys)))
+            rows = list(await self._loads.execute_fetchall(_SELECTS[size], keys + keys[-1:] * (size - len(keys))))
         except sqlite3.DatabaseError as error:
             return await self._load_around_damage(keys, error)
         states = {row[0]: state_of(tuple(row)) for row in rows}
-        if not states.keys() <= set(keys):  # the index led to rows that bear other keys
+        if len(states) < len(rows) or not states.keys() <= set(keys):  # the index led to rows that bear other keys
             return await self._load_around_damage(keys, None)
         return {key: states.get(key, _NEVER_HEARD_OF) for key in keys}
 

@@ -128,8 +128,9 @@ async def test_a_key_that_rotted_in_one_of_its_two_places(tmp_path: Path, copy: 
     await engine.close()
 
 
+@pytest.mark.parametrize("led_to", ["a rotten key", "another row"])
 async def test_a_row_that_bears_another_key_is_neither_absent_nor_anothers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, led_to: str
 ) -> None:
     """As another SQLite may answer, that reads the key from the table."""
     await written(tmp_path, Batch({b"asked": value(5, b"v"), b"other": value(5, b"w")}))
@@ -137,12 +138,14 @@ async def test_a_row_that_bears_another_key_is_neither_absent_nor_anothers(
     reader = engine._reader
     assert reader is not None
     fetch: Callable[..., object] = reader._loads.execute_fetchall
+    (row,), (other,) = [await fetch(schema.select_records(1), (key,)) for key in (b"asked", b"other")]  # type: ignore[misc]
+    found_instead = other if led_to == "another row" else (b"bskec", *row[1:])
 
-    async def renamed(sql: str, parameters: object) -> list[object]:
+    async def misled(sql: str, parameters: object) -> list[object]:
         rows = list(await fetch(sql, parameters))  # type: ignore[misc]
-        return [(b"bskec" if row[0] == b"asked" else row[0], *row[1:]) for row in rows]
+        return [found_instead if row[0] == b"asked" else row for row in rows]
 
-    monkeypatch.setattr(reader._loads, "execute_fetchall", renamed)
+    monkeypatch.setattr(reader._loads, "execute_fetchall", misled)
     for keys in ([b"asked"], [b"asked", b"other", b"absent"]):
         found = await engine.load(keys)
         assert found.keys() == set(keys)
