@@ -21,6 +21,8 @@ from kvstore.metrics import Metrics
 
 REQUEST_ID = istr("X-Request-Id")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}", re.ASCII)
+RECEIPTED = ("/v1/kv", "/v1/batch")
+"""Paths whose answers have a KV-Receipt, errors too."""
 SHOWN_PATH_CHARACTERS_MAX = 200
 """Of a path in the log."""
 
@@ -38,7 +40,9 @@ class Dispatcher:
         wall_ms: Callable[[], int],
         requests_in_flight_max: int,
         log_requests: bool,
+        receipt_of_refusal: Callable[[], str],
     ) -> None:
+        """receipt_of_refusal: for kv requests that are refused before their level is known."""
         self._guard = guard
         self._routes = routes
         self._metrics = metrics
@@ -46,6 +50,7 @@ class Dispatcher:
         self._clock = asyncio.get_running_loop().time
         self._in_flight_max = requests_in_flight_max
         self._log_requests = log_requests
+        self._receipt_of_refusal = receipt_of_refusal
         self._id_prefix = secrets.token_hex(4)
         self._ids = 0
         self._second = -1
@@ -62,14 +67,14 @@ class Dispatcher:
         try:
             answer = await self._route(request, request_id)
         except Problem as problem:
-            answer = render(problem, request.method, request_id)
+            answer = self._refuse(problem, request, request_id)
         except RequestPayloadError:  # chunks that are none, or a body that ended early
             unreadable = Problem("bad-request", "The request's body can't be read.", close=True)
-            answer = render(unreadable, request.method, request_id)
+            answer = self._refuse(unreadable, request, request_id)
         except ConnectionError:
             raise
         except Exception:
-            answer = self._fault(request, request_id)
+            answer = self._refuse(_fault(request, request_id), request, request_id)
         finally:
             self.in_flight -= 1
             if self.draining and not self.in_flight:
@@ -111,6 +116,11 @@ class Dispatcher:
             raise _wrong_method(request.method, page)
         return await page[request.method](request, query, request_id)
 
+    def _refuse(self, problem: Problem, request: BaseRequest, request_id: str) -> Answer:
+        if not problem.receipt and request.raw_path.startswith(RECEIPTED):
+            problem.receipt = self._receipt_of_refusal()
+        return render(problem, request.method, request_id)
+
     def _complete(self, answer: Answer, request: BaseRequest, request_id: str) -> None:
         answer.common = self._common(request_id)
         if self.draining or not request.content.is_eof():  # an unread body must not be taken for the next request
@@ -131,15 +141,13 @@ class Dispatcher:
         self._ids += 1
         return f"{self._id_prefix}-{self._ids:x}"
 
-    def _fault(self, request: BaseRequest, request_id: str) -> Answer:
-        log.exception("request failed", request_id=request_id, method=request.method, path=_shown(request))
-        reading = request.method in ("GET", "HEAD")
-        detail = f"This node failed. Its log says why, under {request_id}. " + (
-            "Reading again is safe." if reading else "The write may or may not be applied: read before you repeat it."
-        )
-        return render(
-            Problem("internal", detail, outcome="none" if reading else "unknown"), request.method, request_id
-        )
+
+def _fault(request: BaseRequest, request_id: str) -> Problem:
+    log.exception("request failed", request_id=request_id, method=request.method, path=_shown(request))
+    reading = request.method in ("GET", "HEAD")
+    advice = "Reading again is safe." if reading else "The write may or may not be applied: read before you repeat it."
+    detail = f"This node failed. Its log says why, under {request_id}. {advice}"
+    return Problem("internal", detail, outcome="none" if reading else "unknown")
 
 
 def _wrong_method(method: str, known: Iterable[str]) -> Problem:

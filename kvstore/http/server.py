@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Callable, Iterator
 
 import structlog
@@ -16,6 +17,7 @@ from kvstore.http.dispatch import Dispatcher
 from kvstore.http.guard import Guard, host_name
 from kvstore.http.health import Health
 from kvstore.http.parameters import parameter_set
+from kvstore.http.receipts import receipt_of_refusal
 from kvstore.http.routes import routes
 from kvstore.http.service import Service
 from kvstore.metrics import Metrics
@@ -24,10 +26,22 @@ BODY_S = 30.0
 """How long a body may take to arrive: 16 MiB at half a megabyte a second."""
 BACKLOG = 1_024
 """Sockets that wait to be accepted while the loop is busy: a burst of clients that start together."""
+FILES_KEPT_FREE = 128
+"""Of what the process may open: for the database, peers and logs, so that clients can't take the last one."""
 CLOSE_S = 1.0
 """How long connections may take to write their last answers once all requests are answered."""
 
 log = structlog.get_logger()
+
+
+def connections_max(wanted: int) -> int:
+    """As many connections as wanted, or as this process may open files for."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    possible = max(1, files - FILES_KEPT_FREE)
+    if files == resource.RLIM_INFINITY or wanted <= possible:
+        return wanted
+    log.warning("fewer connections than configured", wanted=wanted, possible=possible, raise_with="ulimit -n")
+    return possible
 
 
 class HttpServer:
@@ -74,8 +88,9 @@ class HttpServer:
             self._wall_ms,
             self._config.requests_in_flight_max,
             log_requests=self._config.log_level == "debug",
+            receipt_of_refusal=lambda: receipt_of_refusal(self._view, None, None),
         )
-        listener = Listener(dispatcher.answer, dispatcher.unparsed, self._config.connections_max)
+        listener = Listener(dispatcher.answer, dispatcher.unparsed, connections_max(self._config.connections_max))
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             listener, self._config.http.host, self._config.http.port, backlog=BACKLOG, reuse_address=True

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 
 import aiohttp
 import pytest
 
+from kvstore.http.server import FILES_KEPT_FREE, connections_max
 from tests.kvstore.http.conftest import Node, Start
 from tests.kvstore.http.test_wire import sample
 
@@ -189,3 +191,10 @@ async def test_who_holds_a_key(node: Node) -> None:
 async def test_placement_needs_a_key(node: Node, query: str, code: str) -> None:
     answer = await node.ask("GET", f"/v1/cluster/partitions{query}")
     assert (answer.status, answer.json["code"]) == (400, code)
+
+
+def test_connections_leave_files_for_the_node_itself() -> None:
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert connections_max(1) == 1
+    if files != resource.RLIM_INFINITY:
+        assert connections_max(files) == files - FILES_KEPT_FREE

@@ -92,6 +92,7 @@ async def test_other_methods_are_405_with_allow(node: Node, method: bytes) -> No
     answer = await exchange(node.port, method + b" /v1/kv/k HTTP/1.1\r\n" + HOST + CLOSE + b"\r\n")
     assert status_of(answer) == 405
     assert b"\r\nAllow: GET, HEAD, PUT, DELETE\r\n" in answer
+    assert b'\r\nKV-Receipt: n=3, acks=0, replicas="", coordinator="n1", epoch=4\r\n' in answer
 
 
 async def test_connect_is_refused(node: Node) -> None:
