@@ -99,7 +99,10 @@ class GroupCommit:
         self._writer = asyncio.get_running_loop().create_task(self._commit_batches())
 
     async def stop(self) -> None:
-        """Commits everything that was put, then ends. After a failed commit it just ends. Idempotent."""
+        """Commits everything that was put, then ends; what is put after that is never written. Idempotent.
+
+        After a failed commit it just ends.
+        """
         self._stopping = True
         if self._idle is not None:
             self._wake()

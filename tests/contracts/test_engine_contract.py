@@ -321,3 +321,18 @@ async def test_a_rotten_row_is_damaged_and_never_an_absence(folders: Folders) ->
             await again.scan(b"p", None, 10, values, 1 << 20)
     await again.write(Batch({b"b": value(6), b"p": ReplicaState(6)}))
     assert (await again.load([b"b"]))[b"b"] == value(6), "a row that is written anew is sound again"
+
+
+async def test_a_scan_stays_within_its_prefix_wherever_it_begins(engine: Engine) -> None:
+    written = {key: value(5) for key in (b"a", b"b", b"b\xff", b"b\xff\xff", b"c", b"\xff", b"\xff\xff")}
+    await engine.write(Batch(written))
+
+    async def listed(prefix: bytes, after: bytes | None) -> list[bytes]:
+        return [entry.key for entry in (await engine.scan(prefix, after, 10, False, 0)).entries]
+
+    assert await listed(b"b", b"a") == [b"b", b"b\xff", b"b\xff\xff"]
+    assert await listed(b"b\xff", b"b\xff") == [b"b\xff\xff"]
+    assert await listed(b"b", b"c") == []
+    assert await listed(b"\xff", None) == [b"\xff", b"\xff\xff"]
+    assert await listed(b"\xff", b"\xff") == [b"\xff\xff"]
+    assert await listed(b"", None) == sorted(written)
