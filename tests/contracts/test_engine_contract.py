@@ -324,7 +324,7 @@ async def test_a_rotten_row_is_damaged_and_never_an_absence(folders: Folders) ->
 
 
 async def test_a_scan_stays_within_its_prefix_wherever_it_begins(engine: Engine) -> None:
-    written = {key: value(5) for key in (b"a", b"b", b"b\xff", b"b\xff\xff", b"c", b"\xff", b"\xff\xff")}
+    written = {key: value(5) for key in (b"a", b"aa", b"b", b"b\xff", b"b\xff\xff", b"c", b"\xff", b"\xff\xff")}
     await engine.write(Batch(written))
 
     async def listed(prefix: bytes, after: bytes | None) -> list[bytes]:
