@@ -4,8 +4,8 @@ The write keeps one ballot and one origin from beginning to end, so it can be se
 at most once:
 
     1. accept, yielding, to all home replicas. Enough have taken it: done.
-    2. refused somewhere and not enough: a merge round through the key's primary, which queues it behind the strong
-       writes that stand in its way.
+    2. refused somewhere and not enough, and the others have answered or keep silent for long: a merge round through
+       the key's primary, which queues it behind the strong writes that stand in its way.
     3. no primary, or no majority for it: accept again, without yielding.
     4. still refused: kept aside on this node's disk and merged later. The client is told that nobody knows yet.
 """
@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from cluster.coordination.drive import SWEEP_S, Context
+from cluster.coordination.drive import PATIENCE_S, SWEEP_S, Context
 from cluster.coordination.handover import Handover
 from cluster.membership.topology import Topology
 from cluster.protocol.changes import RENEW, Merge
@@ -50,8 +50,10 @@ class WeakWrite:
         self._on_outcome: Callable[[Written | Unknown | Unavailable], None] | None = on_outcome
         self._slots = topology.replicas_of(key)
         self._taken: set[str] = set()
-        self._refused_by: list[int] = []
-        self._waiting = 0
+        self._refused_by: set[int] = set()
+        self._waiting: set[int] = set()
+        self._yields = True
+        self._is_asking = False
         self._is_merged = False
         self._may_be_somewhere = False
         self.deadline_s = deadline_s
@@ -69,32 +71,46 @@ class WeakWrite:
         self._finish_unknown()
 
     def hurry(self) -> None:
-        """Never asked for: a write waits for all."""
+        """Some have refused and the others keep silent, perhaps for long: it goes on without them."""
+        self.patience_s = float("inf")
+        if self._is_asking:
+            self._fall_back()
 
     def _send(self, slots: tuple[int, ...], yielding: bool) -> None:
-        self._waiting += len(slots)
+        self._waiting.update(slots)
+        self._yields, self._is_asking = yielding, True
         accept = Accept(self._key, self._record, NONE, yielding)
         for slot in slots:
-            self._context.transport.send(slot, accept, partial(self._answered, yielding))
+            self._context.transport.send(slot, accept, self._answered)
 
-    def _answered(self, yielding: bool, slot: int, answer: Answer) -> None:
-        self._waiting -= 1
+    def _answered(self, slot: int, answer: Answer) -> None:
+        self._waiting.discard(slot)
         if is_taken(answer, self._record):
             self._count((self._topology.by_slot[slot].name,))
         elif stands_back(answer, self._record):
-            self._refused_by.append(slot)
+            self._refused_by.add(slot)
+            self.patience_s = min(self.patience_s, self._context.clock.monotonic_s() + PATIENCE_S)
         if type(answer) is Refused:
             self._context.ballots.absorb(answer.highest)
         elif type(answer) is Accepted or (type(answer) is Lost and answer.sent):
             self._may_be_somewhere = True
-        if not self._waiting and self._on_outcome is not None:
-            self._fall_back(yielding)
+        if self._is_asking and self._on_outcome is not None and self._have_all_spoken():
+            self._fall_back()
 
-    def _fall_back(self, yielded: bool) -> None:
-        """All have answered and it is not enough."""
+    def _have_all_spoken(self) -> bool:
+        """Whether all have answered, or some have refused and those who keep silent seem dead."""
+        return not (self._is_anybody_expected() if self._refused_by else self._waiting)
+
+    def _is_anybody_expected(self) -> bool:
+        """Whether an answer is missing from a node that seems alive."""
+        return any(self._context.transport.is_alive(slot) for slot in self._waiting)
+
+    def _fall_back(self) -> None:
+        """No more answers are to be expected, and it is not enough."""
+        self._is_asking = False
         if not self._refused_by:
             self._finish_unknown()
-        elif yielded:
+        elif self._yields:
             needed = max(self._needed, self._topology.majority)
             self._handover.submit(self._key, Merge(self._record), needed, self.deadline_s, self._merged)
         else:
@@ -108,7 +124,7 @@ class WeakWrite:
             self._count(outcome.replicas)
             self._ask_holders()
         else:
-            again, self._refused_by = tuple(self._refused_by), []
+            again, self._refused_by = tuple(self._refused_by), set()
             self._send(again, False)
 
     # -- merged, but more replicas were asked for than a majority -------------------------------------------------
@@ -118,15 +134,15 @@ class WeakWrite:
         if self._on_outcome is None:
             return
         missing = [slot for slot in self._slots if self._topology.by_slot[slot].name not in self._taken]
-        self._waiting = len(missing)
+        self._waiting = set(missing)
         for slot in missing:
             self._context.transport.send(slot, Read(self._key, value=False), self._held)
 
     def _held(self, slot: int, answer: Answer) -> None:
-        self._waiting -= 1
+        self._waiting.discard(slot)
         if type(answer) is Held and answer.record is not None and answer.record.origin >= self._record.origin:
             self._count((self._topology.by_slot[slot].name,))
-        if not self._waiting and self._on_outcome is not None:
+        if self._on_outcome is not None and not self._is_anybody_expected():
             asyncio.get_running_loop().call_later(SWEEP_S, self._bring_along)
 
     def _bring_along(self) -> None:

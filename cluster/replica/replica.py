@@ -79,7 +79,7 @@ class Replica:
 
     def _decide(self, request: ReplicaRequest, state: ReplicaState, ticket: int, respond: Respond, token: int) -> None:
         if type(request) is Accept:
-            self._clock.absorb(request.record.ballot)
+            self._clock.absorb(max(request.record.ballot, request.next_ballot))
             decision = self._acceptor.accept(state, request)
         else:
             assert type(request) is Prepare

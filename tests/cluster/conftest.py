@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.client import Client
 from tests.cluster.dev_runner import Dev
 from tests.cluster.harness import ClusterHarness
 from tests.cluster.ports import PortBlock
@@ -35,6 +36,15 @@ def cluster3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterHarnes
     """Three nodes, shared by the tests of a module: leave all of them running and ready."""
     with ClusterHarness(tmp_path_factory.mktemp("cluster3")) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def clients(cluster3: ClusterHarness) -> Iterator[dict[str, Client]]:
+    """A client for each node, by its name."""
+    opened = {name: Client(cluster3.http_address(name)) for name in cluster3.names}
+    yield opened
+    for client in opened.values():
+        client.close()
 
 
 @pytest.fixture

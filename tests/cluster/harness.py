@@ -124,6 +124,10 @@ class ClusterHarness:
         """All HTTP addresses, in order."""
         return [self.url(name) for name in self.names]
 
+    def others(self, *names: str) -> list[str]:
+        """All nodes but these."""
+        return [name for name in self.names if name not in names]
+
     def data(self, name: str) -> Path:
         """The node's data folder."""
         return self.folder / name
