@@ -12,6 +12,10 @@ different nodes differ; the clock (cluster/ballot_clock.py) makes those of one n
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import msgspec
+
 EPOCH_MS = 1_735_689_600_000  # 2025-01-01T00:00:00Z in Unix milliseconds
 COUNTER_BITS = 12
 SLOT_BITS = 10
@@ -19,6 +23,9 @@ SLOTS_MAX = 1 << SLOT_BITS
 COUNTERS_MAX = 1 << COUNTER_BITS
 BALLOT_MAX = (1 << 63) - 1
 NONE = 0
+
+Ballot = Annotated[int, msgspec.Meta(ge=NONE, le=BALLOT_MAX)]
+"""A ballot in a message: whatever comes over the wire and is none is refused when it is decoded."""
 
 _MS_SHIFT = COUNTER_BITS + SLOT_BITS
 

@@ -9,17 +9,22 @@ Both are immutable. Whoever holds one may keep it, share it and send it without 
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
-from storage.ballot import NONE
+from storage.ballot import NONE, Ballot
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+"""What fits a column of the database."""
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A value or a tombstone, as one replica accepted it."""
 
-    ballot: int
+    ballot: Ballot
     """Accepted under this ballot."""
-    origin: int
+    origin: Ballot
     """The ballot under which this value was first proposed: the version that applications see."""
     weak: bool
     """Written by a weak or eventual request, without prepare."""
@@ -27,9 +32,9 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The bytes, or None for a tombstone."""
     content_type: str = ""
     """Media type as the writer gave it; empty for a tombstone."""
-    expires_at_ms: int = 0
+    expires_at_ms: Number = 0
     """Unix milliseconds from which the value counts as a tombstone; 0 is never."""
-    fences: dict[str, int] | None = None
+    fences: dict[str, Number] | None = None
     """Highest fence seen, per lock name; None is no fence. Only grows along the history of a key."""
 
     def under(self, ballot: int, weak: bool) -> Record:
@@ -47,7 +52,7 @@ class ReplicaState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     A key that was never heard of is ReplicaState(): no promise, no record.
     """
 
-    promised: int = NONE
+    promised: Ballot = NONE
     """No ballot below this is accepted."""
     record: Record | None = None
     """The record accepted last; its ballot never exceeds `promised`."""

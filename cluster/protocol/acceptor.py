@@ -55,6 +55,8 @@ class Acceptor:
     def accept(self, state: ReplicaState, message: Accept) -> Decision:
         """Grants the record when it is newer than what is here and no promise stands in its way."""
         record = message.record
+        if not self.is_sound(record):
+            return Decision(state, Unfit("a record has no ballot, or one below its origin; the sender is at fault"))
         if record.ballot == state.ballot:
             return self.accept_again(state, message)
         if not self.may_accept(state, message):
@@ -78,6 +80,10 @@ class Acceptor:
         if message.yielding and state.promised > state.ballot:
             return False
         return ballot > state.ballot and ballot >= state.promised
+
+    def is_sound(self, record: Record) -> bool:
+        """Whether the record can have come from a proposer that keeps the rules (proposer.py)."""
+        return NONE < record.origin <= record.ballot
 
     def displaces(self, held: Record | None, record: Record) -> bool:
         """Whether accepting `record` pushes out a weak write that nothing newer and weak replaces."""

@@ -6,14 +6,19 @@ the sender acts under stands once in each frame and holds for every message in i
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 
 from cluster.protocol.changes import Change
 from cluster.requests import Conflict, Overloaded, Unavailable, Unknown, Written
+from storage.ballot import Ballot
 from storage.engine import ScanEntry
 from storage.record import Record
+
+KEY_BYTES_MAX = 1_024
+"""As applications are told; a peer is held to it too, for a key becomes a row."""
+Key = Annotated[bytes, msgspec.Meta(min_length=1, max_length=KEY_BYTES_MAX)]
 
 # -- replies ---------------------------------------------------------------------------------------------------
 
@@ -41,9 +46,9 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=22):
 class Refused(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
     """A prepare or accept was below what the replica has promised or accepted."""
 
-    promised: int
-    ballot: int
-    origin: int
+    promised: Ballot
+    ballot: Ballot
+    origin: Ballot
     weak: bool
 
     @property
@@ -111,7 +116,7 @@ class Read(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """Tell your record of this key, with its value or only its ballots."""
 
     grant: ClassVar[type] = Held
-    key: bytes
+    key: Key
     value: bool
 
 
@@ -119,17 +124,17 @@ class Prepare(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """Promise to accept nothing below this ballot."""
 
     grant: ClassVar[type] = Promised
-    key: bytes
-    ballot: int
+    key: Key
+    ballot: Ballot
 
 
 class Accept(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """Take this record, and promise next_ballot with it if that is not NONE."""
 
     grant: ClassVar[type] = Accepted
-    key: bytes
+    key: Key
     record: Record
-    next_ballot: int
+    next_ballot: Ballot
     yielding: bool = False
     """A weak write that steps back where a strong proposer is at work: see acceptor.py."""
 
@@ -138,7 +143,7 @@ class Forward(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     """Be the proposer of this change. Dropped when it arrives with its time used up."""
 
     grant: ClassVar[type] = Forwarded
-    key: bytes
+    key: Key
     change: Change
     needed: int
     budget_ms: int

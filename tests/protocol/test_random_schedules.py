@@ -82,6 +82,11 @@ class OwnValueIsConflict(Proposer):
         return False
 
 
+class TakesAnything(Acceptor):
+    def is_sound(self, record: Record) -> bool:
+        return True
+
+
 class MergeUnderAnOlderBallot(Proposer):
     """What the first version did: a weak write merged under a ballot below its own origin."""
 
@@ -114,7 +119,7 @@ MUTANTS = {
     "duplicate-drops-promise": (Rules(acceptor=DuplicateDropsPromise()), DUEL, 20_000),
     "displaced-is-forgotten": (Rules(acceptor=DisplacedIsForgotten()), WEAK, 4_000),
     "ballot-is-used-twice": (Rules(prepared=BallotIsUsedTwice), PRESETS["lossy"], 4_000),
-    "merge-under-an-older-ballot": (Rules(proposer=MergeUnderAnOlderBallot), WEAK, 4_000),
+    "merge-under-an-older-ballot": (Rules(acceptor=TakesAnything(), proposer=MergeUnderAnOlderBallot), WEAK, 4_000),
     "strong-record-supersedes": (Rules(superseded_by_strong=True), replace(WEAK, loss=0.2), 8_000),
 }
 """Mutant -> what it breaks, the preset that shows it soonest, and the seeds within which it must be caught."""
