@@ -20,7 +20,7 @@ from cluster.coordination.weak_write import KeepAside, WeakWrite
 from cluster.levels import Level
 from cluster.membership.topology import Topology
 from cluster.protocol.changes import SETTLE, Put
-from cluster.protocol.messages import Outcome, Settled
+from cluster.protocol.messages import Accept, Answer, Outcome, Settled
 from cluster.protocol.reader import Agreed, NeedsSettling, Newest, StrongRead, WeakRead
 from cluster.replica.replica import Replica
 from cluster.requests import (
@@ -36,6 +36,7 @@ from cluster.requests import (
     WriteRequest,
     Written,
 )
+from storage.ballot import NONE
 from storage.record import Record
 
 
@@ -184,19 +185,33 @@ class _Reading:
             return
         names = _names(self._topology, end.slots)
         _set(self._outcome, Found(end.record, len(names), names))
+        if end.record is not None:
+            self._repair(end.record)
+
+    def _repair(self, record: Record) -> None:
+        """Brings along the replicas that were seen with something older, now that the answer is on its way."""
+        behind = [slot for slot, held in self._read.held.items() if held is None or held.ballot < record.ballot]
+        accept = Accept(self._request.key, record, NONE, yielding=record.weak)
+        for slot in behind:
+            self._coordinator._context.transport.send(slot, accept, _ignore)
 
     def _settled(self, outcome: Outcome) -> None:
         """What the primary made of it; a read that met trouble may simply begin anew."""
         if isinstance(outcome, Settled):
-            _set(self._outcome, Found(outcome.record, len(outcome.replicas), outcome.replicas))
+            names = tuple(sorted({*outcome.replicas, *_names(self._topology, tuple(self._read.held))}))
+            _set(self._outcome, Found(outcome.record, len(names), names))
         elif isinstance(outcome, Unavailable | Overloaded):
             _set(self._outcome, outcome)
         else:
             assert isinstance(outcome, Unknown | Written | Conflict)
-            _set(self._outcome, TimedOut(self._request.needed, self._read.heard, ()))
+            _set(self._outcome, TimedOut(self._request.needed, len(self._read.held), ()))
 
     def _expired(self) -> None:
-        _set(self._outcome, TimedOut(self._request.needed, self._read.heard, ()))
+        _set(self._outcome, TimedOut(self._request.needed, len(self._read.held), ()))
+
+
+def _ignore(slot: int, answer: Answer) -> None:
+    """A repair that was refused or lost is left to the next read."""
 
 
 def _set(future: asyncio.Future[Any], value: object) -> None:

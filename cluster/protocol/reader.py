@@ -31,7 +31,7 @@ class Agreed(msgspec.Struct, frozen=True, gc=False):
 
     record: Record | None
     slots: tuple[int, ...]
-    """The replicas that stand behind it."""
+    """The replicas that answered: at least as many as were asked for, the majority that holds it among them."""
 
 
 class NeedsSettling(msgspec.Struct, frozen=True, gc=False):
@@ -47,21 +47,21 @@ class StrongRead:
     def __init__(self, key: bytes, *, majority: int, needed: int, first: tuple[int, ...]) -> None:
         """first: whom to ask first, nearest in front; at least `needed` of the key's replicas."""
         self.key, self.majority, self.needed, self.first = key, majority, needed, first
-        self.heard = 0
-        """Replicas that answered in the last round."""
+        self.held: dict[int, Record | None] = {}
+        """What each replica that answered in the last round holds; a value may have been left out."""
 
     def run(self) -> Steps:
         """The whole conversation."""
         nearest = self.first[0]
         answers = yield Ask(Read(self.key, value=False), self.needed, self.first, value_from=nearest, hedge=True)
-        held = self._held(answers)
+        held = self._hold(answers)
         agreed = self._agreement(held)
-        if agreed is not None and nearest in agreed.slots:
+        if agreed is not None and nearest in held and _ballot(held[nearest]) == _ballot(agreed.record):
             return agreed
         attempt = 0
         while True:
             answers = yield Ask(Read(self.key, value=True), self.needed, linger=True)
-            held = self._held(answers)
+            held = self._hold(answers)
             if len(held) >= self.needed:
                 agreed = self._agreement(held)
                 return agreed if agreed is not None else (yield from self.write_back(held))
@@ -73,27 +73,27 @@ class StrongRead:
         record = newest(list(held.values()))
         assert record is not None, "replicas that all hold nothing agree"
         answers = yield Ask(Accept(self.key, record, NONE), self.majority)
-        slots = tuple(slot for slot, answer in answers if type(answer) is Accepted)
-        return Agreed(record, slots) if len(slots) >= self.majority else NeedsSettling()
+        taken: dict[int, Record | None] = {slot: record for slot, answer in answers if type(answer) is Accepted}
+        self.held = held | taken
+        return Agreed(record, tuple(self.held)) if len(taken) >= self.majority else NeedsSettling()
 
-    def _held(self, answers: Answers) -> dict[int, Record | None]:
+    def _hold(self, answers: Answers) -> dict[int, Record | None]:
         """The records by slot; a digest's value is missing, which _agreement() makes up for."""
-        held = {slot: answer.record for slot, answer in answers if type(answer) is Held}
-        self.heard = len(held)
-        return held
+        self.held = {slot: answer.record for slot, answer in answers if type(answer) is Held}
+        return self.held
 
     def _agreement(self, held: dict[int, Record | None]) -> Agreed | None:
         """The ballot that a majority shares, if `needed` replicas have answered."""
         if len(held) < self.needed:
             return None
-        counts = Counter(record.ballot if record is not None else NONE for record in held.values())
+        counts = Counter(map(_ballot, held.values()))
         ballot, count = max(counts.items(), key=lambda item: item[1])
         if count < self.majority:
             return None
-        same = {slot: record for slot, record in held.items() if (record.ballot if record else NONE) == ballot}
+        same = [record for record in held.values() if _ballot(record) == ballot]
         # The value, where one sent it; a tombstone has none, and then any of them will do.
-        record = max(same.values(), key=lambda record: record is not None and record.value is not None)
-        return Agreed(record, tuple(same))
+        record = max(same, key=lambda record: record is not None and record.value is not None)
+        return Agreed(record, tuple(held))
 
 
 class Newest(msgspec.Struct, frozen=True, gc=False):
@@ -109,18 +109,21 @@ class WeakRead:
     def __init__(self, key: bytes, *, needed: int, first: tuple[int, ...]) -> None:
         """first: whom to ask before anybody else."""
         self.key, self.needed, self.first = key, needed, first
-        self.heard = 0
+        self.held: dict[int, Record | None] = {}
 
     def run(self) -> Generator[Ask | Pause, Answers, Newest]:
         """The whole conversation."""
         answers = yield Ask(Read(self.key, value=True), self.needed, self.first, hedge=True)
         attempt = 0
         while True:
-            held = {slot: answer.record for slot, answer in answers if type(answer) is Held}
-            self.heard = len(held)
+            self.held = held = {slot: answer.record for slot, answer in answers if type(answer) is Held}
             if len(held) >= self.needed:
                 return Newest(newest(list(held.values())), tuple(held))
             if attempt:
                 yield Pause(attempt)
             attempt += 1
             answers = yield Ask(Read(self.key, value=True), self.needed)
+
+
+def _ballot(record: Record | None) -> int:
+    return record.ballot if record is not None else NONE

@@ -47,8 +47,8 @@ class Answer:
 
     @property
     def version(self) -> str:
-        """The version in its ETag."""
-        return self.headers["etag"].strip('"')
+        """The version in its ETag or, where it has none, in its write receipt."""
+        return self.headers["etag"].strip('"') if "etag" in self.headers else str(self.json()["version"])
 
     @property
     def receipt(self) -> dict[str, str]:
