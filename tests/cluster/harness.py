@@ -55,7 +55,8 @@ def is_running(pid: int) -> bool:
 class ClusterHarness:
     """Nodes n1, n2, ... of one cluster. A context manager; start() and stop() work without `with`, too.
 
-    `flags` go to every node, `environment` is added to theirs; both may be changed before a restart.
+    `flags` go to every node and `node_flags` to the one of that name, `environment` is added to theirs; all may be
+    changed before a restart.
     """
 
     def __init__(
@@ -66,11 +67,13 @@ class ClusterHarness:
         replicas: int = 3,
         zones: Sequence[str] = (),
         flags: Sequence[str] = (),
+        node_flags: Mapping[str, Sequence[str]] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.names = [f"n{number}" for number in range(1, nodes + 1)]
         self.flags = list(flags)
+        self.node_flags = dict(node_flags or {})
         self.environment = dict(environment or {})
         self._replicas = replicas
         self._zones = dict(zip(self.names, zones, strict=True)) if zones else {}
@@ -205,6 +208,7 @@ class ClusterHarness:
             *("--http", self.http_address(name), "--peer", self.peer_address(name)),
             *("--members", members, "--replicas", str(self._replicas)),
             *self.flags,
+            *self.node_flags.get(name, ()),
         ]
 
     def _member(self, name: str) -> str:
