@@ -130,10 +130,13 @@ class Listing:
         doubtful: list[bytes] = []
         for key in keys:
             asked = [held[slot].get(key) for slot in topology.replicas_of(key) if slot in held]
-            if request.level is Level.STRONG and not _is_settled(asked, topology.majority):
-                doubtful.append(key)
-            else:
-                chosen[key] = max(asked, key=lambda entry: entry.record.ballot if entry else NONE, default=None)
+            ballot = max(map(_ballot, asked), default=NONE)
+            if request.level is Level.STRONG:
+                ballot, holders = Counter(map(_ballot, asked)).most_common(1)[0]
+                if holders < topology.majority:
+                    doubtful.append(key)
+                    continue
+            chosen[key] = next((entry for entry in asked if _ballot(entry) == ballot), None)
         for start in range(0, len(doubtful), STRONG_READS_AT_ONCE):
             some = doubtful[start : start + STRONG_READS_AT_ONCE]
             outcomes = await asyncio.gather(*(self._read_one(key, request, deadline_s) for key in some))
@@ -171,10 +174,8 @@ def _keys_of(pages: Pages) -> tuple[list[bytes], bytes | None]:
     return sorted(key for key in keys if end is None or key <= end), end
 
 
-def _is_settled(asked: list[ScanEntry | None], majority: int) -> bool:
-    """Whether a majority holds one and the same ballot."""
-    counts = Counter(entry.record.ballot if entry is not None else NONE for entry in asked)
-    return max(counts.values(), default=0) >= majority
+def _ballot(entry: ScanEntry | None) -> int:
+    return entry.record.ballot if entry is not None else NONE
 
 
 def _entry(key: bytes, found: Found, values: bool) -> ScanEntry | None:
