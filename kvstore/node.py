@@ -40,6 +40,8 @@ TOPOLOGY = "topology"
 """The fact under which the topology is on disk."""
 MEMBER = "member"
 """The fact that says whose folder it is."""
+CLUSTER = "cluster"
+"""The fact that says the name of the cluster it was made for."""
 EXIT_FAILED = 1
 log = structlog.get_logger()
 
@@ -120,12 +122,7 @@ class Node:
     def _recall_membership(self) -> Membership:
         """The topology on disk goes before the flags; a new folder forms the first one."""
         config, facts = self._config, self._engine.facts
-        owner = facts.get(MEMBER, config.name.encode()).decode()
-        if owner != config.name:
-            raise FolderUnusable(
-                f"{config.data} is the folder of {owner}, not of {config.name}; nothing was touched. "
-                "Give each node a folder of its own"
-            )
+        self._refuse_foreign_folder()
         if TOPOLOGY in facts:
             topology = decode_topology(facts[TOPOLOGY])
             if config.name not in topology.by_name:
@@ -141,8 +138,19 @@ class Node:
             self._remember(topology)
         return membership
 
+    def _refuse_foreign_folder(self) -> None:
+        config, facts = self._config, self._engine.facts
+        for fact, mine, whose in ((MEMBER, config.name, ""), (CLUSTER, config.cluster_name, "cluster ")):
+            owner = facts.get(fact, mine.encode()).decode()
+            if owner != mine:
+                raise FolderUnusable(
+                    f"{config.data} is the folder of {whose}{owner}, not of {mine}; nothing was touched. "
+                    "Give each node a folder of its own"
+                )
+
     def _remember(self, topology: Topology) -> None:
         self._commits.set_fact(MEMBER, self._config.name.encode())
+        self._commits.set_fact(CLUSTER, self._config.cluster_name.encode())
         self._commits.set_fact(TOPOLOGY, encode_topology(topology))
 
     def _identity(self) -> Identity:
