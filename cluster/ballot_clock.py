@@ -16,8 +16,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cluster.clock import Clock
+from cluster.tasks import safely
 from storage.ballot import COUNTER_BITS, COUNTERS_MAX, EPOCH_MS, NONE, SLOT_BITS
 
+BALLOT_MS_SHIFT = COUNTER_BITS + SLOT_BITS
+
+SEALED_MS = 1 << 62
+"""Stands for a ceiling that will never be asked for again."""
+AHEAD_MS_MAX = 366 * 86_400_000
+"""Ballots further ahead than a year are no clock's: they are refused, so that they can't use up the numbers."""
 RESERVE_MS = 3_000
 """How far ahead the ceiling is put. A node that was killed starts this much ahead of time at most; a disk write
 each half of it, and only while ballots are given out."""
@@ -49,6 +56,10 @@ class BallotClock:
         self._last = max(physical, self._last + 1, (above >> SLOT_BITS) + 1)
         return (self._last << SLOT_BITS) | self._slot
 
+    def is_credible(self, ballot: int) -> bool:
+        """Whether some clock can have given out this ballot by now."""
+        return (ballot >> BALLOT_MS_SHIFT) + EPOCH_MS < self.now_ms() + AHEAD_MS_MAX
+
     def absorb(self, ballot: int) -> None:
         """From now on ballots are above this one, which another node gave out."""
         stamp = ballot >> SLOT_BITS
@@ -73,15 +84,21 @@ class BallotClock:
         self._reserve(ceiling_ms, lambda: self._raised(ceiling_ms))
 
     def _raised(self, ceiling_ms: int) -> None:
+        if self._asked_ms == SEALED_MS:
+            return
         self._ceiling_ms = max(self._ceiling_ms, ceiling_ms)
         waiting, self._waiting = self._waiting, []
         for callback in waiting:
-            self.when_durable(callback)
+            safely(self.when_durable, callback)
 
-    @property
-    def exact_ceiling_ms(self) -> int:
-        """The lowest ceiling that covers what was given out: written at a graceful stop."""
-        return (self._last >> COUNTER_BITS) + EPOCH_MS + 1
+    def seal(self) -> int:
+        """At a graceful stop: the lowest ceiling that covers what was given out, for the disk.
+
+        No ballot above it is durable from now on, so whatever still runs stays silent.
+        """
+        ceiling_ms = (self._last >> COUNTER_BITS) + EPOCH_MS + 1
+        self._ceiling_ms, self._asked_ms = min(self._ceiling_ms, ceiling_ms), SEALED_MS
+        return ceiling_ms
 
     def follow_wall(self, allowed_offset_s: float) -> float:
         """Sets the physical part by the wall clock, unless that stepped too far. Gives the step in seconds."""

@@ -86,11 +86,11 @@ class ClusterNode:
         self.prepared = PreparedBallots(self.replica.peek)
         self.primary = Primary(self.context, self.prepared, topology)
         self.handover = Handover(self.context, self.primary, topology, slot)
-        self.merge_back = MergeBack(self.context, self.handover, topology, commits.forget)
-        self._coordinator = Coordinator(
-            self.context, self.handover, self.replica, topology, slot, self.replica.keep_aside
-        )
+        self.context.hand_over = self.handover.submit
+        self.merge_back = MergeBack(self.context, topology, commits.forget)
+        self._coordinator = Coordinator(self.context, self.replica, topology, slot, self.replica.keep_aside)
         self._listing = Listing(self.context, self._coordinator.read, topology, slot)
+        self._has_wall_stepped = False
         self.peer_wall_offset_ms: dict[int, int] = {}
         """How far each peer's wall clock was ahead of ours at its last heartbeat, by slot."""
         self.peer_commit_sequence: dict[int, int] = {}
@@ -170,10 +170,15 @@ class ClusterNode:
                 if member.slot != self.slot:
                     beat = Heartbeat(self._clock.wall_ms(), self._engine.commit_sequence)
                     self._transport.send(member.slot, beat, self._beaten)
-            step_s = self.ballots.follow_wall(CLOCK_OFFSET_S_MAX)
-            if abs(step_s) > CLOCK_OFFSET_S_MAX:
-                log.warning("the wall clock stepped; ballots go on from before", step_s=round(step_s, 3))
+            self._follow_wall()
             await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+
+    def _follow_wall(self) -> None:
+        step_s = self.ballots.follow_wall(CLOCK_OFFSET_S_MAX)
+        has_stepped = abs(step_s) > CLOCK_OFFSET_S_MAX
+        if has_stepped and not self._has_wall_stepped:
+            log.warning("the wall clock stepped; ballots go on from before", step_s=round(step_s, 3))
+        self._has_wall_stepped = has_stepped
 
     def _beaten(self, slot: int, answer: Answer) -> None:
         if isinstance(answer, Alive):
@@ -194,7 +199,7 @@ class ClusterNode:
         # An event per conversation would cost the hot path; this runs once.
         while len(self.context.sweeper) and self._clock.monotonic_s() < deadline_s:  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_STEP_S)
-        self._commits.set_fact(CLOCK_CEILING, str(self.ballots.exact_ceiling_ms).encode())
+        self._commits.set_fact(CLOCK_CEILING, str(self.ballots.seal()).encode())
 
     def is_majority_visible(self) -> bool:
         """Whether any replica set has a majority that seems alive from here."""

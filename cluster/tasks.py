@@ -6,12 +6,20 @@ The event loop holds only weak references to tasks, and a task nobody awaits die
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
 
 log = structlog.get_logger()
+
+
+def safely(callback: Callable[..., object], *arguments: object) -> None:
+    """Calls back somebody whose fault must not become the caller's: what it raises is logged and goes no further."""
+    try:
+        callback(*arguments)
+    except Exception:
+        log.exception("a callback failed", callback=getattr(callback, "__qualname__", repr(callback)))
 
 
 class Tasks:

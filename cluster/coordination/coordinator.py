@@ -2,7 +2,7 @@
 
     strong read     ask a majority, settle if they differ            protocol/reader.py
     strong write    hand the change to the key's primary             handover.py, primary.py, protocol/proposer.py
-    weak, eventual  one round of reads, or of accepts                protocol/reader.py, weak_write.py
+    weak, eventual  one round of reads, or of accepts                protocol/reader.py, protocol/weak_write.py
 
 What happens to a request whose client has gone: it goes on. The conversation belongs to the sweeper, not to the
 task that awaits it; cancelling that task cancels nothing that was sent.
@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from cluster.coordination.drive import Context, Drive
-from cluster.coordination.handover import Handover
-from cluster.coordination.weak_write import KeepAside, WeakWrite
 from cluster.levels import Level
 from cluster.membership.topology import Topology
 from cluster.protocol.changes import SETTLE, Put
 from cluster.protocol.messages import Accept, Answer, Outcome, Settled
 from cluster.protocol.reader import Agreed, NeedsSettling, Newest, StrongRead, WeakRead
+from cluster.protocol.weak_write import Stuck, Taken, WeakWrite
 from cluster.replica.replica import Replica
 from cluster.requests import (
-    Conflict,
     Found,
     Overloaded,
     ReadOutcome,
@@ -39,6 +38,9 @@ from cluster.requests import (
 from storage.ballot import NONE
 from storage.record import Record
 
+KeepAside = Callable[[bytes, Record, Callable[[], None]], None]
+"""(key, record, kept): keeps the record on disk, then calls kept."""
+
 
 class Coordinator:
     """Reads and writes of single keys; listings are in listing.py."""
@@ -46,13 +48,12 @@ class Coordinator:
     def __init__(
         self,
         context: Context,
-        handover: Handover,
         replica: Replica,
         topology: Callable[[], Topology],
         own_slot: int,
         keep_aside: KeepAside,
     ) -> None:
-        self._context, self._handover, self._replica = context, handover, replica
+        self._context, self._replica = context, replica
         self._topology, self._own_slot, self._keep_aside = topology, own_slot, keep_aside
         self._turn = 0
 
@@ -66,7 +67,7 @@ class Coordinator:
                 return Found(state.record, 1, (topology.by_slot[self._own_slot].name,))
         alive = self._nearest_first(slots)
         if len(alive) < request.needed:
-            return Unavailable(request.needed, len(alive), _names(topology, alive))
+            return Unavailable(request.needed, len(alive), topology.names(alive))
         outcome: asyncio.Future[ReadOutcome] = asyncio.get_running_loop().create_future()
         _Reading(self, topology, request, slots, alive, outcome).start()
         return await outcome
@@ -77,47 +78,15 @@ class Coordinator:
         outcome: asyncio.Future[WriteOutcome] = asyncio.get_running_loop().create_future()
         if request.level is Level.STRONG:
             change = Put(request.value, request.content_type, request.condition)
-
-            def ended(result: Outcome) -> None:
-                assert not isinstance(result, Settled), "a put ends in no settling"
-                _set(outcome, result)
-
-            self._handover.submit(request.key, change, request.needed, deadline_s, ended)
-            return await self._or_unknown(outcome, request, deadline_s)
-        return await self._write_weakly(request, deadline_s, outcome)
-
-    async def _write_weakly(
-        self, request: WriteRequest, deadline_s: float, outcome: asyncio.Future[WriteOutcome]
-    ) -> WriteOutcome:
-        topology = self._topology()
-        alive = [slot for slot in topology.replicas_of(request.key) if self._context.transport.is_alive(slot)]
-        if len(alive) < request.needed:
-            return Unavailable(request.needed, len(alive), _names(topology, tuple(alive)))
-        ballot = self._context.ballots.tick()
-        record = Record(ballot, ballot, True, request.value, request.content_type)
-        WeakWrite(
-            self._context,
-            self._handover,
-            self._keep_aside,
-            topology,
-            request.key,
-            record,
-            request.needed,
-            deadline_s,
-            lambda result: _set(outcome, result),
-        ).start()
+            set_outcome = partial(_set, outcome)
+            self._context.hand_over(request.key, change, request.needed, deadline_s, set_outcome)
+        else:
+            topology = self._topology()
+            alive = [slot for slot in topology.replicas_of(request.key) if self._context.transport.is_alive(slot)]
+            if len(alive) < request.needed:
+                return Unavailable(request.needed, len(alive), topology.names(alive))
+            _WeakWriting(self._context, topology, request, deadline_s, outcome, self._keep_aside).start()
         return await outcome
-
-    async def _or_unknown(
-        self, outcome: asyncio.Future[WriteOutcome], request: WriteRequest, deadline_s: float
-    ) -> WriteOutcome:
-        """A primary that keeps silent past the deadline leaves an unknown."""
-        watch = _SilenceWatch(outcome, request.needed, deadline_s)
-        self._context.sweeper.add(watch)
-        try:
-            return await outcome
-        finally:
-            self._context.sweeper.discard(watch)
 
     def _nearest_first(self, slots: tuple[int, ...]) -> tuple[int, ...]:
         """The live replicas: this node first if it is one, the others in turn, so that they share the reading."""
@@ -130,21 +99,58 @@ class Coordinator:
         return (self._own_slot, *others) if self._own_slot in slots else tuple(others)
 
 
-class _SilenceWatch:
-    """Ends the wait for a primary that never answers."""
+class _WeakWriting:
+    """One weak or eventual write on its way."""
 
-    __slots__ = ("_needed", "_outcome", "deadline_s", "patience_s")
+    __slots__ = ("_context", "_deadline_s", "_keep_aside", "_outcome", "_record", "_request", "_topology", "_write")
 
-    def __init__(self, outcome: asyncio.Future[WriteOutcome], needed: int, deadline_s: float) -> None:
-        self._outcome, self._needed = outcome, needed
-        self.deadline_s, self.patience_s = deadline_s, float("inf")
+    def __init__(
+        self,
+        context: Context,
+        topology: Topology,
+        request: WriteRequest,
+        deadline_s: float,
+        outcome: asyncio.Future[WriteOutcome],
+        keep_aside: KeepAside,
+    ) -> None:
+        self._context, self._topology, self._request = context, topology, request
+        self._deadline_s, self._outcome, self._keep_aside = deadline_s, outcome, keep_aside
+        ballot = context.ballots.tick()
+        self._record = Record(ballot, ballot, True, request.value, request.content_type)
+        self._write = WeakWrite(
+            request.key,
+            self._record,
+            needed=request.needed,
+            majority=topology.majority,
+            replicas=topology.n,
+            name_of=lambda slot: topology.by_slot[slot].name,
+        )
 
-    def expire(self) -> None:
-        """The change was handed over and nothing came back."""
-        _set(self._outcome, Unknown(self._needed, 0, (), None))
+    def start(self) -> None:
+        """Begins."""
+        key, slots = self._request.key, self._topology.replicas_of(self._request.key)
+        Drive(self._context, key, self._write.run(), slots, self._deadline_s, self._ended, self._fell_short).start()
 
-    def hurry(self) -> None:
-        """Nobody else may be asked."""
+    def _ended(self, end: Taken | Stuck) -> None:
+        if isinstance(end, Taken):
+            names = tuple(sorted(self._write.taken))
+            _set(self._outcome, Written(self._record.origin, len(names), names))
+        else:
+            self._fell_short()
+
+    def _fell_short(self) -> None:
+        """Not enough, and no time or no way to go on."""
+        if self._write.must_be_kept:
+            self._keep_aside(self._request.key, self._record, self._answer)
+        else:
+            self._answer()
+
+    def _answer(self) -> None:
+        names, needed = tuple(sorted(self._write.taken)), self._request.needed
+        if self._write.may_be_applied or self._write.must_be_kept:
+            _set(self._outcome, Unknown(needed, len(names), names, self._record.origin))
+        else:
+            _set(self._outcome, Unavailable(needed, len(names), names))
 
 
 class _Reading:
@@ -175,15 +181,17 @@ class _Reading:
     def start(self) -> None:
         """Begins."""
         context = self._coordinator._context
-        Drive(context, self._read.run(), self._slots, self._deadline_s, self._ended, self._expired).start()
+        Drive(
+            context, self._request.key, self._read.run(), self._slots, self._deadline_s, self._ended, self._expired
+        ).start()
 
     def _ended(self, end: Agreed | Newest | NeedsSettling) -> None:
         if isinstance(end, NeedsSettling):
-            self._coordinator._handover.submit(
+            self._coordinator._context.hand_over(
                 self._request.key, SETTLE, self._topology.majority, self._deadline_s, self._settled
             )
             return
-        names = _names(self._topology, end.slots)
+        names = self._topology.names(end.slots)
         _set(self._outcome, Found(end.record, len(names), names))
         if end.record is not None:
             self._repair(end.record)
@@ -198,12 +206,11 @@ class _Reading:
     def _settled(self, outcome: Outcome) -> None:
         """What the primary made of it; a read that met trouble may simply begin anew."""
         if isinstance(outcome, Settled):
-            names = tuple(sorted({*outcome.replicas, *_names(self._topology, tuple(self._read.held))}))
+            names = tuple(sorted({*outcome.replicas, *self._topology.names(self._read.held)}))
             _set(self._outcome, Found(outcome.record, len(names), names))
         elif isinstance(outcome, Unavailable | Overloaded):
             _set(self._outcome, outcome)
         else:
-            assert isinstance(outcome, Unknown | Written | Conflict)
             _set(self._outcome, TimedOut(self._request.needed, len(self._read.held), ()))
 
     def _expired(self) -> None:
@@ -218,7 +225,3 @@ def _set(future: asyncio.Future[Any], value: object) -> None:
     """Sets the result, unless the one who awaits it has gone or has it already."""
     if not future.done():
         future.set_result(value)
-
-
-def _names(topology: Topology, slots: tuple[int, ...]) -> tuple[str, ...]:
-    return tuple(sorted(topology.by_slot[slot].name for slot in slots))

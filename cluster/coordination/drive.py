@@ -16,9 +16,11 @@ from typing import Any, Protocol
 from cluster.ballot_clock import BallotClock
 from cluster.clock import Clock
 from cluster.link.transport import Transport
-from cluster.protocol.messages import Answer, Read
-from cluster.protocol.proposer import Answers, Ask, Pause
+from cluster.protocol.changes import Change
+from cluster.protocol.messages import Answer, Outcome, Read
 from cluster.protocol.quorum import Quorum, Verdict
+from cluster.protocol.steps import Answers, Ask, HandOver, Pause, Step
+from cluster.tasks import safely
 
 SWEEP_S = 0.02
 """How often deadlines are looked at, and so how exactly they are kept."""
@@ -71,40 +73,51 @@ class Sweeper:
         for item in list(self._watched):
             if now_s >= item.deadline_s:
                 self.discard(item)
-                item.expire()
+                safely(item.expire)
             elif now_s >= item.patience_s:
-                item.hurry()
+                safely(item.hurry)
         self._is_sweeping = bool(self._watched)
         if self._is_sweeping:
             asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
 
+HandOverTo = Callable[[bytes, Change, int, float, Callable[[Outcome], None]], None]
+"""(key, change, needed, deadline_s, on_outcome): lets the key's primary propose; see handover.py."""
+
+
 class Context:
     """What every conversation of a node needs."""
 
-    __slots__ = ("ballots", "clock", "random", "sweeper", "transport")
+    __slots__ = ("ballots", "clock", "hand_over", "random", "sweeper", "transport")
 
     def __init__(self, transport: Transport, ballots: BallotClock, clock: Clock, random: Random) -> None:
         self.transport, self.ballots, self.clock, self.random = transport, ballots, clock, random
         self.sweeper = Sweeper(clock)
+        self.hand_over: HandOverTo = _nobody_proposes
+        """Set once the primary is there."""
+
+
+def _nobody_proposes(key: bytes, change: Change, needed: int, deadline_s: float, on_outcome: object) -> None:
+    raise AssertionError("the node is not put together yet")
 
 
 class Drive:
-    """One conversation with the replicas in `slots`."""
+    """One conversation about a key with the replicas in `slots`."""
 
-    __slots__ = ("_context", "_on_end", "_on_expire", "_round", "_slots", "_steps", "deadline_s", "patience_s")
+    __slots__ = ("_context", "_key", "_on_end", "_on_expire", "_round", "_slots", "_steps", "deadline_s", "patience_s")
 
     def __init__(
         self,
         context: Context,
-        steps: Generator[Ask | Pause, Answers, Any],
+        key: bytes,
+        steps: Generator[Step, Answers, Any],
         slots: tuple[int, ...],
         deadline_s: float,
         on_end: Callable[[Any], None],
         on_expire: Callable[[], None],
     ) -> None:
         """Exactly one is called: on_end with what the generator returns, or on_expire at the deadline."""
-        self._context, self._steps, self._slots = context, steps, slots
+        self._context, self._key, self._steps, self._slots = context, key, steps, slots
         self.deadline_s = deadline_s
         self.patience_s = float("inf")
         self._on_end, self._on_expire = on_end, on_expire
@@ -115,36 +128,30 @@ class Drive:
         self._context.sweeper.add(self)
         self.advance(None)
 
-    def advance(self, answers: Answers | None) -> None:
-        """Resumes the generator with the answers to what it asked."""
+    def advance(self, answers: Answers | Outcome | None) -> None:
+        """Resumes the generator with what its last step brought."""
         self._round = None
         self.patience_s = float("inf")
         try:
-            step = self._steps.send(answers)  # type: ignore[arg-type]  # the first send takes None
+            step = self._steps.send(answers)  # type: ignore[arg-type]  # None the first time, an outcome after HandOver
         except StopIteration as end:
             self._context.sweeper.discard(self)
             self._on_end(end.value)
             return
         if type(step) is Ask:
             self._ask(step)
-        else:
-            assert type(step) is Pause
+        elif type(step) is Pause:
             self._pause(step)
+        else:
+            assert type(step) is HandOver
+            self._context.hand_over(self._key, step.change, step.needed, self.deadline_s, self._handed_over)
 
     def expire(self) -> None:
         """The deadline has passed: whatever still comes is ignored."""
-        self._abandon()
-        self._on_expire()
-
-    def abandon(self) -> None:
-        """Ends without a word."""
-        self._context.sweeper.discard(self)
-        self._abandon()
-
-    def _abandon(self) -> None:
         self._round = None
         self._steps.close()
         self.deadline_s = float("-inf")
+        self._on_expire()
 
     @property
     def _is_over(self) -> bool:
@@ -182,6 +189,10 @@ class Drive:
         delay = longest * (0.5 + self._context.random.random() / 2)
         asyncio.get_running_loop().call_later(delay, self._resume)
 
+    def _handed_over(self, outcome: Outcome) -> None:
+        if not self._is_over:
+            self.advance(outcome)
+
     def _resume(self) -> None:
         if not self._is_over:
             self.advance([])
@@ -190,11 +201,11 @@ class Drive:
 class _Round:
     """The answers to one Ask."""
 
-    __slots__ = ("answers", "ask", "drive", "grant", "quorum")
+    __slots__ = ("answers", "ask", "drive", "grant", "grants", "quorum")
 
     def __init__(self, drive: Drive, ask: Ask, asked: int) -> None:
         self.drive, self.ask = drive, ask
-        self.grant = ask.request.grant
+        self.grant, self.grants = ask.request.grant, ask.grants
         self.quorum = Quorum(ask.needed, asked)
         self.answers: Answers = []
 
@@ -203,7 +214,8 @@ class _Round:
         if self.drive._round is not self:
             return
         self.answers.append((slot, answer))
-        verdict = self.quorum.add(type(answer) is self.grant)
+        is_granted = type(answer) is self.grant if self.grants is None else self.grants(answer)
+        verdict = self.quorum.add(is_granted)
         if verdict is Verdict.PENDING or (verdict is Verdict.ACHIEVED and self.ask.linger and self.quorum.outstanding):
             return
         self.drive.advance(self.answers)

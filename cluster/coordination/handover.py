@@ -11,10 +11,10 @@ from collections.abc import Callable
 from cluster.coordination.drive import Context
 from cluster.coordination.primary import OnOutcome, Primary
 from cluster.membership.topology import Topology
-from cluster.protocol.changes import Change, Merge, Put
-from cluster.protocol.messages import Answer, Forward, Forwarded, Lost
+from cluster.protocol.changes import Change, Merge
+from cluster.protocol.messages import Answer, Forward, Forwarded, Lost, Outcome
 from cluster.requests import Unavailable, Unknown
-from storage.ballot import NONE
+from cluster.tasks import safely
 
 BUDGET_SHARE = 0.95
 """Of the time left, what the primary may use: its answer has to travel back, and says more than a timeout."""
@@ -31,63 +31,94 @@ class Handover:
         return next((slot for slot in slots if self._context.transport.is_alive(slot)), None)
 
     def submit(self, key: bytes, change: Change, needed: int, deadline_s: float, on_outcome: OnOutcome) -> None:
-        """Lets the key's primary propose the change; on_outcome follows exactly once, after it or by the deadline."""
+        """Lets the key's primary propose the change; on_outcome follows exactly once, by the deadline."""
         topology = self._topology()
         slots = topology.replicas_of(key)
         alive = [slot for slot in slots if self._context.transport.is_alive(slot)]
         if len(alive) < needed:
-            names = tuple(sorted(topology.by_slot[slot].name for slot in alive))
-            on_outcome(Unavailable(needed, len(alive), names))
-            return
-        _Handing(self, key, change, needed, deadline_s, on_outcome, alive).hand()
-
-    def propose_here(self, key: bytes, change: Change, needed: int, deadline_s: float, on_outcome: OnOutcome) -> None:
-        """This node is the primary."""
-        self._primary.submit(key, change, needed, deadline_s, on_outcome)
+            on_outcome(Unavailable(needed, len(alive), topology.names(alive)))
+        elif alive[0] == self._own_slot:
+            self._primary.submit(key, change, needed, deadline_s, on_outcome)
+        else:
+            _Handing(self._context, self._primary, self._own_slot, key, change, needed, deadline_s, on_outcome).offer(
+                alive
+            )
 
 
 class _Handing:
     """One change, offered to one node after another until one has it."""
 
-    __slots__ = ("_change", "_deadline_s", "_handover", "_key", "_left", "_needed", "_on_outcome")
+    __slots__ = (
+        "_candidates",
+        "_change",
+        "_context",
+        "_key",
+        "_needed",
+        "_on_outcome",
+        "_own_slot",
+        "_primary",
+        "deadline_s",
+        "patience_s",
+    )
 
     def __init__(
         self,
-        handover: Handover,
+        context: Context,
+        primary: Primary,
+        own_slot: int,
         key: bytes,
         change: Change,
         needed: int,
         deadline_s: float,
         on_outcome: OnOutcome,
-        candidates: list[int],
     ) -> None:
-        self._handover, self._key, self._change, self._needed = handover, key, change, needed
-        self._deadline_s, self._on_outcome, self._left = deadline_s, on_outcome, candidates
+        self._context, self._primary, self._own_slot = context, primary, own_slot
+        self._key, self._change, self._needed = key, change, needed
+        self._on_outcome: OnOutcome | None = on_outcome
+        self.deadline_s, self.patience_s = deadline_s, float("inf")
 
-    def hand(self) -> None:
-        """Offers it to the next in line."""
-        handover = self._handover
-        budget_s = self._deadline_s - handover._context.clock.monotonic_s()
-        if not self._left or budget_s <= 0:
-            self._on_outcome(Unavailable(self._needed, 0, ()))
+    def offer(self, candidates: list[int]) -> None:
+        """Begins with the first of them."""
+        self._candidates = candidates
+        self._context.sweeper.add(self)
+        self._offer_next()
+
+    def expire(self) -> None:
+        """It was handed over and nothing came back in time."""
+        self._end(self._nobody_knows())
+
+    def hurry(self) -> None:
+        """Nobody else may be asked."""
+
+    def _offer_next(self) -> None:
+        budget_s = self.deadline_s - self._context.clock.monotonic_s()
+        if not self._candidates or budget_s <= 0:
+            self._end(Unavailable(self._needed, 0, ()))
             return
-        slot = self._left.pop(0)
-        if slot == handover._own_slot:
-            handover.propose_here(self._key, self._change, self._needed, self._deadline_s, self._on_outcome)
+        slot = self._candidates.pop(0)
+        if slot == self._own_slot:
+            self._context.sweeper.discard(self)  # the primary keeps the deadline, and knows more when it comes
+            self._primary.submit(self._key, self._change, self._needed, self.deadline_s, self._end)
             return
         forward = Forward(self._key, self._change, self._needed, int(budget_s * BUDGET_SHARE * 1000))
-        handover._context.transport.send(slot, forward, self._answered)
+        self._context.transport.send(slot, forward, self._answered)
 
     def _answered(self, slot: int, answer: Answer) -> None:
+        if self._on_outcome is None:
+            return
         if type(answer) is Forwarded:
-            self._on_outcome(answer.outcome)
+            self._end(answer.outcome)
         elif type(answer) is Lost and answer.sent:
-            self._on_outcome(self._nobody_knows())
+            self._end(self._nobody_knows())
         else:  # not sent, or refused before anything was done with it
-            self.hand()
+            self._offer_next()
 
-    def _nobody_knows(self) -> Unknown | Unavailable:
-        if isinstance(self._change, Put):
-            return Unknown(self._needed, 0, (), None)
-        origin = self._change.record.origin if isinstance(self._change, Merge) else NONE
+    def _end(self, outcome: Outcome) -> None:
+        self._context.sweeper.discard(self)
+        on_outcome, self._on_outcome = self._on_outcome, None
+        if on_outcome is not None:
+            safely(on_outcome, outcome)
+
+    def _nobody_knows(self) -> Unknown:
+        origin = self._change.record.origin if isinstance(self._change, Merge) else None
         return Unknown(self._needed, 0, (), origin)

@@ -60,13 +60,13 @@ class Listing:
             heard = tuple(pages)
             short = _partition_short_of(topology, heard, request.needed)
             if short is not None:
-                return TimedOut(request.needed, short, _names(topology, heard))
+                return TimedOut(request.needed, short, topology.names(heard))
             keys, after = _keys_of(pages)
             merged = await self._merge(topology, request, pages, keys, deadline_s)
             if not isinstance(merged, list):
                 return merged
             room = request.limit - len(entries)
-            names = _names(topology, heard)
+            names = topology.names(heard)
             if len(merged) > room:
                 entries += merged[:room]
                 return Listed(entries, entries[-1].key, len(heard), names)
@@ -83,7 +83,7 @@ class Listing:
             return (self._own_slot,)
         alive = tuple(m.slot for m in topology.members if self._context.transport.is_alive(m.slot))
         short = _partition_short_of(topology, alive, request.needed)
-        return alive if short is None else Unavailable(request.needed, short, _names(topology, alive))
+        return alive if short is None else Unavailable(request.needed, short, topology.names(alive))
 
     async def _scan(
         self,
@@ -184,7 +184,3 @@ def _entry(key: bytes, found: Found, values: bool) -> ScanEntry | None:
         return None
     size = len(record.value or b"")
     return ScanEntry(key, record if values else record.without_value(), size, record.value is None)
-
-
-def _names(topology: Topology, slots: tuple[int, ...]) -> tuple[str, ...]:
-    return tuple(sorted(topology.by_slot[slot].name for slot in slots))

@@ -11,15 +11,15 @@ import asyncio
 from collections.abc import Callable
 
 from cluster.coordination.drive import Context
-from cluster.coordination.handover import Handover
 from cluster.membership.topology import Topology
 from cluster.protocol.changes import Merge
 from cluster.protocol.messages import Outcome, Settled
 from cluster.requests import Written
+from cluster.tasks import safely
 from storage.record import Record
 
 INTERVAL_S = 0.5
-"""Pause between two rounds. What was just pushed out is mostly superseded by what pushed it out, and that takes a
+"""Pause between two looks. What was just pushed out is mostly superseded by what pushed it out, and that takes a
 moment to be settled."""
 AT_ONCE = 16
 """Merges under way at a time, so that a long list does not crowd out the applications."""
@@ -30,43 +30,48 @@ class MergeBack:
     """The records kept aside by this node, and the task that brings them back."""
 
     def __init__(
-        self,
-        context: Context,
-        handover: Handover,
-        topology: Callable[[], Topology],
-        forget: Callable[[bytes, int], object],
+        self, context: Context, topology: Callable[[], Topology], forget: Callable[[bytes, int], object]
     ) -> None:
         """forget(key, origin) removes a record from the disk."""
-        self._context, self._handover, self._topology, self._forget = context, handover, topology, forget
-        self._records: dict[tuple[bytes, int], Record] = {}
+        self._context, self._topology, self._forget = context, topology, forget
+        self._records: dict[bytes, dict[int, Record]] = {}
+        self._under_way: set[bytes] = set()
 
     def __len__(self) -> int:
-        return len(self._records)
+        return sum(map(len, self._records.values()))
 
     def add(self, key: bytes, record: Record) -> None:
         """This record is on disk among the kept-aside ones."""
-        self._records[key, record.origin] = record
+        self._records.setdefault(key, {})[record.origin] = record
 
     async def run(self) -> None:
-        """Merges, for ever."""
+        """Merges, for ever. A slow primary holds back its own keys only."""
         while True:
             await asyncio.sleep(INTERVAL_S)
-            waiting = list(self._records.items())
-            for start in range(0, len(waiting), AT_ONCE):
-                some = waiting[start : start + AT_ONCE]
-                settled = await asyncio.gather(*(self._merge(key, record) for (key, _), record in some))
-                for (key, origin), is_settled in zip((name for name, _ in some), settled, strict=True):
-                    if is_settled:
-                        del self._records[key, origin]
-                        self._forget(key, origin)
+            waiting = [key for key in self._records if key not in self._under_way]
+            for key in waiting[: AT_ONCE - len(self._under_way)]:
+                safely(self._merge, key)
 
-    async def _merge(self, key: bytes, record: Record) -> bool:
-        """Whether the key is now settled on this record or on a newer one."""
-        ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    def _merge(self, key: bytes) -> None:
+        """Merges the newest of a key: what is older is superseded by it."""
+        record = max(self._records[key].values(), key=lambda record: record.origin)
+        self._under_way.add(key)
+        # To the end of the line, so that keys whose primary is silent don't stand in front for ever.
+        self._records[key] = self._records.pop(key)
         deadline_s = self._context.clock.monotonic_s() + ATTEMPT_S
-        self._handover.submit(key, Merge(record), self._topology().majority, deadline_s, ended.set_result)
-        try:
-            async with asyncio.timeout(2 * ATTEMPT_S):
-                return isinstance(await ended, Written | Settled)
-        except TimeoutError:
-            return False
+
+        def ended(outcome: Outcome) -> None:
+            self._under_way.discard(key)
+            if isinstance(outcome, Written | Settled):
+                self._settled(key, record.origin)
+
+        self._context.hand_over(key, Merge(record), self._topology().majority, deadline_s, ended)
+
+    def _settled(self, key: bytes, origin: int) -> None:
+        """The key is settled on this origin or a newer one."""
+        records = self._records[key]
+        for old in [old for old in records if old <= origin]:
+            del records[old]
+            self._forget(key, old)
+        if not records:
+            del self._records[key]

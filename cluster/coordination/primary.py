@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import Any
 
 from cluster.coordination.drive import Context, Drive
 from cluster.membership.topology import Topology
@@ -18,7 +19,11 @@ from cluster.protocol.changes import Change, Put
 from cluster.protocol.messages import Outcome, Settled
 from cluster.protocol.prepared import PreparedBallots
 from cluster.protocol.proposer import Chosen, Proposer, Refuted, Uncertain
+from cluster.protocol.spread import Spread
+from cluster.protocol.steps import Answers, Step
 from cluster.requests import Conflict, Overloaded, Unavailable, Unknown, Written
+from cluster.tasks import safely
+from storage.record import Record
 
 QUEUE_MAX = 1_000
 """Changes that wait for one key. At some hundred a second and key the last would wait longer than any timeout."""
@@ -35,7 +40,10 @@ class Primary:
         self._queues: dict[bytes, deque[_Proposal]] = {}
 
     def submit(self, key: bytes, change: Change, needed: int, deadline_s: float, on_outcome: OnOutcome) -> None:
-        """Proposes the change once those before it on this key have ended; on_outcome follows exactly once."""
+        """Proposes the change once those before it on this key have ended.
+
+        on_outcome follows exactly once, by the deadline.
+        """
         proposal = _Proposal(self, key, change, needed, deadline_s, on_outcome)
         queue = self._queues.get(key)
         if queue is None:
@@ -45,70 +53,122 @@ class Primary:
             on_outcome(Overloaded(RETRY_AFTER_S))
         else:
             queue.append(proposal)
+            self._context.sweeper.add(proposal)
 
-    def next(self, key: bytes) -> None:
-        """The proposal of this key has ended: begins the one that waits longest."""
-        now_s = self._context.clock.monotonic_s()
+    def release(self, key: bytes) -> None:
+        """The change of this key is decided: the one that waits longest begins."""
         queue = self._queues[key]
         while queue:
             proposal = queue.popleft()
-            if proposal.deadline_s > now_s:
+            if not proposal.is_over:
+                self._context.sweeper.discard(proposal)
                 asyncio.get_running_loop().call_soon(proposal.start)  # not here: a queue is deeper than the stack
                 return
-            proposal.on_outcome(Overloaded(RETRY_AFTER_S))  # its time ran out in the queue: nothing was sent
         del self._queues[key]
 
 
 class _Proposal:
-    """One change on its way."""
+    """One change: in the queue, then under way, then, where more than a majority was asked for, spreading."""
 
-    __slots__ = ("change", "deadline_s", "key", "needed", "on_outcome", "primary", "proposer", "topology")
+    __slots__ = (
+        "_change",
+        "_key",
+        "_needed",
+        "_on_outcome",
+        "_primary",
+        "_proposer",
+        "_spread",
+        "_topology",
+        "deadline_s",
+        "is_over",
+        "patience_s",
+    )
 
     def __init__(
         self, primary: Primary, key: bytes, change: Change, needed: int, deadline_s: float, on_outcome: OnOutcome
     ) -> None:
-        self.primary, self.key, self.change = primary, key, change
-        self.needed, self.deadline_s, self.on_outcome = needed, deadline_s, on_outcome
-        self.topology = primary._topology()
-        self.proposer = Proposer(
-            key,
-            change,
-            majority=self.topology.majority,
-            needed=needed,
+        self._primary, self._key, self._change, self._needed = primary, key, change, needed
+        self._on_outcome = on_outcome
+        self._topology = primary._topology()
+        self.deadline_s, self.patience_s = deadline_s, float("inf")
+        self.is_over = False
+
+    def expire(self) -> None:
+        """Its time ran out in the queue: nothing was sent."""
+        self._answer(Overloaded(RETRY_AFTER_S))
+
+    def hurry(self) -> None:
+        """A queue is not hurried."""
+
+    def start(self) -> None:
+        """Its turn has come."""
+        primary, topology = self._primary, self._topology
+        slots = topology.replicas_of(self._key)
+        alive = tuple(slot for slot in slots if primary._context.transport.is_alive(slot))
+        if len(alive) < self._needed:
+            self._release_and_answer(Unavailable(self._needed, len(alive), topology.names(alive)))
+            return
+        self._proposer = Proposer(
+            self._key,
+            self._change,
+            majority=topology.majority,
             tick=primary._context.ballots.tick,
             prepared=primary._prepared,
         )
+        self._drive(self._proposer.run(), self._decided, self._undecided)
 
-    def start(self) -> None:
-        context, slots = self.primary._context, self.topology.replicas_of(self.key)
-        alive = tuple(slot for slot in slots if context.transport.is_alive(slot))
-        if len(alive) < self.needed:
-            self._finish(Unavailable(self.needed, len(alive), self._names(alive)))
-            return
-        Drive(context, self.proposer.run(), slots, self.deadline_s, self._ended, self._expired).start()
-
-    def _ended(self, end: Chosen | Refuted | Uncertain) -> None:
-        names = self._names(end.slots)
-        if isinstance(end, Chosen):
-            self._finish(Written(end.record.origin, len(names), names))
+    def _decided(self, end: Chosen | Refuted | Uncertain) -> None:
+        names = self._topology.names(end.slots)
+        if isinstance(end, Chosen) and len(names) < self._needed:
+            self._primary.release(self._key)
+            self._spread_out(end.record)
+        elif isinstance(end, Chosen):
+            self._release_and_answer(Written(end.record.origin, len(names), names))
         elif isinstance(end, Uncertain):
-            self._finish(Unknown(self.needed, len(names), names, end.origin))
-        elif isinstance(self.change, Put):
+            self._release_and_answer(Unknown(self._needed, len(names), names, end.origin))
+        elif isinstance(self._change, Put):
             present = end.record is not None and end.record.value is not None
             version = end.record.origin if end.record is not None and present else None
-            self._finish(Conflict(version, len(names), names))
+            self._release_and_answer(Conflict(version, len(names), names))
         else:
-            self._finish(Settled(end.record, names))
+            self._release_and_answer(Settled(end.record, names))
 
-    def _expired(self) -> None:
-        sent = self.proposer.sent
-        got = self.proposer.granted
-        self._finish(Unavailable(self.needed, got, ()) if sent is None else Unknown(self.needed, got, (), sent))
+    def _undecided(self) -> None:
+        """The deadline came first."""
+        sent, got = self._proposer.sent, self._proposer.granted
+        if sent is None:
+            self._release_and_answer(Unavailable(self._needed, got, ()))
+        else:
+            self._release_and_answer(Unknown(self._needed, got, (), sent))
 
-    def _finish(self, outcome: Outcome) -> None:
-        self.on_outcome(outcome)
-        self.primary.next(self.key)
+    def _spread_out(self, record: Record) -> None:
+        """The change is applied; more replicas than a majority are to have it before the answer."""
+        majority = self._topology.majority
+        self._spread = Spread(self._key, record, needed=self._needed, majority=majority)
 
-    def _names(self, slots: tuple[int, ...]) -> tuple[str, ...]:
-        by_slot = self.topology.by_slot
-        return tuple(sorted(by_slot[slot].name for slot in slots))
+        def reached(slots: tuple[int, ...]) -> None:
+            names = self._topology.names(slots)
+            self._answer(Written(record.origin, len(names), names))
+
+        def fell_short() -> None:
+            names = self._topology.names(self._spread.slots)
+            self._answer(Unknown(self._needed, max(len(names), majority), names, record.origin))
+
+        self._drive(self._spread.run(), reached, fell_short)
+
+    def _drive(
+        self,
+        steps: Generator[Step, Answers, Any],
+        on_end: Callable[[Any], None],
+        on_expire: Callable[[], None],
+    ) -> None:
+        slots = self._topology.replicas_of(self._key)
+        Drive(self._primary._context, self._key, steps, slots, self.deadline_s, on_end, on_expire).start()
+
+    def _release_and_answer(self, outcome: Outcome) -> None:
+        self._primary.release(self._key)
+        self._answer(outcome)
+
+    def _answer(self, outcome: Outcome) -> None:
+        self.is_over = True
+        safely(self._on_outcome, outcome)

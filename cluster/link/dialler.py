@@ -39,10 +39,15 @@ from cluster.link.handshake import (
     mismatch,
     prove,
 )
+from cluster.membership.topology import Topology
+from cluster.protocol.changes import Merge
 from cluster.protocol.messages import Accept, Answer, Forward, Lost, Request
+from cluster.tasks import safely
 
 IN_FLIGHT_MAX = 20_000
 """Requests of one peer that wait for an answer; more are refused unsent, for they would only wait longer."""
+SILENCE_S_MAX = 10.0
+"""Heartbeats are answered several times a second: after this long the connection is dead, whatever TCP believes."""
 RETRY_S_MIN = 0.05
 RETRY_S_MAX = 1.0
 """Time between two attempts to connect, doubled from the one to the other, with jitter."""
@@ -75,14 +80,14 @@ class Dialler:
         clock: Clock,
         random: Random,
         *,
-        epoch: Callable[[], int],
+        topology: Callable[[], Topology],
         on_heard: Callable[[int], None],
         on_up: Callable[[int, Identity], str | None],
         on_down: Callable[[int], None],
     ) -> None:
         """on_up may refuse the peer with a reason; on_heard is called with the slot for each frame that comes."""
         self.peer, self._identity, self._secret, self._clock, self._random = peer, identity, secret, clock, random
-        self._epoch, self._on_heard, self._on_up, self._on_down = epoch, on_heard, on_up, on_down
+        self._topology, self._on_heard, self._on_up, self._on_down = topology, on_heard, on_up, on_down
         self._connection: _Connection | None = None
         self._wake = asyncio.Event()
         self._said = ""
@@ -129,8 +134,10 @@ class Dialler:
                 await connection.ready
         except TimeoutError:
             connection.fail("it did not answer the handshake in time")
-        except OSError as error:
-            return f"{error.strerror or error}; is it running at {self.peer.host}:{self.peer.port}?"
+            return "it did not answer the handshake in time"
+        except (OSError, ValueError) as error:  # ValueError: a host name that can't be one
+            said = getattr(error, "strerror", None) or str(error)
+            return f"{said}; is it running at {self.peer.host}:{self.peer.port}?"
         except ProtocolError as error:
             return str(error)
         except asyncio.CancelledError:
@@ -140,13 +147,22 @@ class Dialler:
         self._said = ""
         log.info("connected to peer", peer=self.peer.name)
         try:
-            return await connection.ended
+            return await self._until_ended(connection)
         except asyncio.CancelledError:
             connection.fail("this node stops")
             raise
         finally:
             self._connection = None
             self._on_down(self.peer.slot)
+
+    async def _until_ended(self, connection: _Connection) -> str:
+        """Why the connection ended; ends it when nothing has come over it for too long."""
+        while True:
+            waited, _ = await asyncio.wait([connection.ended], timeout=SILENCE_S_MAX / 10)
+            if waited:
+                return connection.ended.result()
+            if self._clock.monotonic_s() - connection.heard_s > SILENCE_S_MAX:
+                connection.fail(f"nothing was heard for {SILENCE_S_MAX:.0f} s")
 
 
 class _Connection(FramedConnection):
@@ -160,7 +176,10 @@ class _Connection(FramedConnection):
         self._in_flight: dict[int, OnAnswer] = {}
         self._outbox: Outbox[Request] = Outbox(self._send)
         self._hello: Hello | None = None
+        self._is_welcomed = False
         self.is_ready = False
+        self.heard_s = dialler._clock.monotonic_s()
+        """When something came last, by the monotonic clock."""
         self.ready: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[str] = loop.create_future()
 
@@ -174,25 +193,26 @@ class _Connection(FramedConnection):
         if not self.is_ready:
             self._greet(frame)
             return
-        self._dialler._on_heard(self._dialler.peer.slot)
         slot = self._dialler.peer.slot
+        self.heard_s = self._dialler._clock.monotonic_s()
+        self._dialler._on_heard(slot)
         for number, reply in decode_replies(frame).items:
             on_answer = self._in_flight.pop(number, None)
             if on_answer is not None:
-                on_answer(slot, reply)
+                safely(on_answer, slot, reply)
 
     def _greet(self, frame: bytes) -> None:
         greeting, hello, dialler = decode_greeting(frame), self._hello, self._dialler
         assert hello is not None
         if isinstance(greeting, Rejected):
             raise ProtocolError(f"it refused: {greeting.reason}")
-        if isinstance(greeting, Ready):
+        if isinstance(greeting, Ready) and self._is_welcomed:
             self.frame_bytes_max = FRAME_BYTES_MAX
             self.is_ready = True
             self.ready.set_result(None)
             dialler._on_heard(dialler.peer.slot)
             return
-        if not isinstance(greeting, Welcome):
+        if not isinstance(greeting, Welcome) or self._is_welcomed:
             raise ProtocolError("it broke the order of the handshake")
         said = (hello, greeting.identity, greeting.nonce)
         reason = mismatch(hello.identity, greeting.identity)
@@ -203,6 +223,7 @@ class _Connection(FramedConnection):
         reason = reason or dialler._on_up(dialler.peer.slot, greeting.identity)
         if reason is not None:
             raise ProtocolError(reason)
+        self._is_welcomed = True  # it has proved the secret: from here on its Ready counts
         self.send_frame(encode_greeting(Proof(prove(dialler._secret, "dialler", *said))))
 
     def take(self, request: Request, on_answer: OnAnswer) -> bool:
@@ -216,7 +237,8 @@ class _Connection(FramedConnection):
 
     def _send(self, items: list[tuple[int, Request]]) -> None:
         sent_ms = int(self._dialler._clock.monotonic_s() * 1000)
-        self.send_frame(encode(Requests(self._dialler._epoch(), sent_ms, items)))
+        topology = self._dialler._topology()
+        self.send_frame(encode(Requests(topology.epoch, topology.fingerprint, sent_ms, items)))
 
     def fail(self, reason: str) -> None:
         if not self.ready.done():
@@ -239,5 +261,7 @@ def _size(request: Request) -> int:
     if type(request) is Accept:
         return MESSAGE_OVERHEAD_BYTES + len(request.record.value or b"")
     if type(request) is Forward:
-        return MESSAGE_OVERHEAD_BYTES + len(getattr(request.change, "value", None) or b"")
+        change = request.change
+        value = change.record.value if isinstance(change, Merge) else getattr(change, "value", None)
+        return MESSAGE_OVERHEAD_BYTES + len(value or b"")
     return MESSAGE_OVERHEAD_BYTES

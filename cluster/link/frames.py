@@ -31,6 +31,8 @@ class Requests(msgspec.Struct, frozen=True, array_like=True):
     """Numbered requests, from the side that dialled."""
 
     epoch: int
+    fingerprint: int
+    """Of the topology: two of one epoch that differ must not vote together."""
     sent_ms: int
     items: list[tuple[int, Request]]
 

@@ -36,11 +36,17 @@ from cluster.link.handshake import (
     mismatch,
     prove,
 )
-from cluster.protocol.messages import Held, Promised, Reply, Request, Scanned, WrongEpoch
+from cluster.membership.topology import Topology, encode_topology
+from cluster.protocol.messages import Forwarded, Held, Promised, Reply, Request, Scanned, Settled, WrongEpoch
 from cluster.replica.replica import SCAN_VALUE_BYTES_MAX, Respond
+from cluster.tasks import safely
+from storage.record import Record
 
-CONNECTIONS_MAX = 2_048
-"""Twice the members a cluster can have: one connection each, and as many that linger or are strangers."""
+STRANGERS_MAX = 128
+"""Connections that have not finished the handshake. More, and the oldest goes: a peer needs milliseconds for it."""
+SILENCE_S_MAX = 30.0
+"""A peer sends heartbeats several times a second: a connection this silent is half open and is closed."""
+LOG_EVERY_S = 0.1
 MESSAGE_OVERHEAD_BYTES = 100
 UNREAD_BYTES_MAX = 256 * 1024 * 1024
 """Replies that a peer has asked for and does not read; more, and it is cut off."""
@@ -62,14 +68,17 @@ class Listener:
         clock: Clock,
         random: Random,
         *,
-        epoch: Callable[[], tuple[int, bytes]],
+        topology: Callable[[], Topology],
         on_hello: Callable[[Identity], str | None],
         on_request: OnRequest,
     ) -> None:
-        """epoch() gives this node's epoch and encoded topology; on_hello may refuse a peer with a reason."""
+        """on_hello may refuse a peer with a reason."""
         self._identity, self._secret, self._clock, self._random = identity, secret, clock, random
-        self._epoch, self._on_hello, self._on_request = epoch, on_hello, on_request
+        self._topology, self._on_hello, self._on_request = topology, on_hello, on_request
         self._connections: set[_Connection] = set()
+        self._strangers: dict[_Connection, None] = {}
+        self._log_after_s = 0.0
+        self._unlogged = 0
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> None:
@@ -83,6 +92,20 @@ class Listener:
         for connection in list(self._connections):
             connection.close()
 
+    def make_room(self) -> None:
+        """Closes the stranger that has been here longest, if there are too many. Peers are never closed for it."""
+        if len(self._strangers) >= STRANGERS_MAX:
+            next(iter(self._strangers)).fail("too many connections have not said who they are; this was the oldest")
+
+    def log_closed(self, peer: str, address: object, reason: str) -> None:
+        """Logs a connection that was closed, but not one line for each of a flood."""
+        now_s = self._clock.monotonic_s()
+        if now_s < self._log_after_s:
+            self._unlogged += 1
+            return
+        log.warning("closed a peer connection", peer=peer, address=str(address), reason=reason, more=self._unlogged)
+        self._log_after_s, self._unlogged = now_s + LOG_EVERY_S, 0
+
 
 class _Connection(FramedConnection):
     """One connection of one peer, or of somebody who pretends."""
@@ -95,16 +118,16 @@ class _Connection(FramedConnection):
         self._nonce = b""
         self._peer = "?"
         self._is_ready = False
+        self._heard_s = 0.0
         self._fastest_ms: tuple[int, int] | None = None  # the smallest difference, and when it was seen
         self._outbox: Outbox[Reply] = Outbox(self._send)
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if len(self._listener._connections) >= CONNECTIONS_MAX:
-            self.fail(f"{CONNECTIONS_MAX} connections are open already")
-            return
+        self._listener.make_room()
         self._listener._connections.add(self)
+        self._listener._strangers[self] = None
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(HANDSHAKE_S_MAX, self.fail, "it did not finish the handshake in time")
 
@@ -113,15 +136,17 @@ class _Connection(FramedConnection):
             self._greet(frame)
             return
         requests = decode_requests(frame)
-        epoch, topology = self._listener._epoch()
-        if requests.epoch != epoch:
+        self._heard_s = self._listener._clock.monotonic_s()
+        topology = self._listener._topology()
+        if (requests.epoch, requests.fingerprint) != (topology.epoch, topology.fingerprint):
+            refusal = WrongEpoch(topology.epoch, encode_topology(topology))
             for number, _ in requests.items:
-                self.respond(number, WrongEpoch(epoch, topology))
+                self.respond(number, refusal)
             return
         age_ms = self._age_ms(requests.sent_ms)
         on_request = self._listener._on_request
         for number, request in requests.items:
-            on_request(request, age_ms, self.respond, number)
+            safely(on_request, request, age_ms, self.respond, number)
 
     def _age_ms(self, sent_ms: int) -> int:
         """How much longer this frame took than the fastest one.
@@ -161,24 +186,37 @@ class _Connection(FramedConnection):
         reason = self._listener._on_hello(hello.identity)
         if reason is not None:
             raise ProtocolError(reason)
-        if self._deadline is not None:
-            self._deadline.cancel()
+        self._listener._strangers.pop(self, None)
+        self._heard_s = self._listener._clock.monotonic_s()
+        self._watch_silence()
         self._is_ready = True
         self.frame_bytes_max = FRAME_BYTES_MAX
         self.send_frame(encode_greeting(Ready()))
+
+    def _watch_silence(self) -> None:
+        """Closes the connection when nothing came for too long; looks again when that could be so."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        left_s = self._heard_s + SILENCE_S_MAX - self._listener._clock.monotonic_s()
+        if left_s > 0:
+            self._deadline = asyncio.get_running_loop().call_later(left_s, self._watch_silence)
+        else:
+            self.fail(f"nothing was heard for {SILENCE_S_MAX:.0f} s")
 
     def respond(self, number: int, reply: Reply) -> None:
         """Queues the reply to the request of that number."""
         self._outbox.put(number, reply, _size(reply))
 
     def _send(self, items: list[tuple[int, Reply]]) -> None:
-        self.send_frame(encode(Replies(self._listener._epoch()[0], items)))
+        self.send_frame(encode(Replies(self._listener._topology().epoch, items)))
         if self.transport is not None and self.transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
             self.fail("it does not read its replies")
+            self.transport.abort()  # not close(): that would keep the unread replies until it reads them
 
     def fail(self, reason: str) -> None:
         address = self.transport.get_extra_info("peername") if self.transport else None
-        log.warning("closed a peer connection", peer=self._peer, address=str(address), reason=reason)
+        self._listener.log_closed(self._peer, address, reason)
+        self._listener._strangers.pop(self, None)
         if not self._is_ready:
             self.send_frame(encode_greeting(Rejected(reason)))
         self.close()
@@ -190,12 +228,20 @@ class _Connection(FramedConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._listener._connections.discard(self)
+        self._listener._strangers.pop(self, None)
         if self._deadline is not None:
             self._deadline.cancel()
 
 
 def _size(reply: Reply) -> int:
     if type(reply) is Held or type(reply) is Promised:
-        record = reply.record
-        return MESSAGE_OVERHEAD_BYTES + len(record.value or b"" if record is not None else b"")
+        return MESSAGE_OVERHEAD_BYTES + _value_bytes(reply.record)
+    if type(reply) is Forwarded and type(reply.outcome) is Settled:
+        return MESSAGE_OVERHEAD_BYTES + _value_bytes(reply.outcome.record)
+    if type(reply) is WrongEpoch:
+        return MESSAGE_OVERHEAD_BYTES + len(reply.topology)
     return SCAN_VALUE_BYTES_MAX if type(reply) is Scanned else MESSAGE_OVERHEAD_BYTES
+
+
+def _value_bytes(record: Record | None) -> int:
+    return len(record.value or b"") if record is not None else 0

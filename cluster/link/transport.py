@@ -13,7 +13,7 @@ from cluster.link.dialler import Dialler, OnAnswer, Peer
 from cluster.link.handshake import Identity
 from cluster.link.listener import Listener, OnRequest
 from cluster.membership.failure_detector import FailureDetector
-from cluster.membership.topology import Topology, encode_topology
+from cluster.membership.topology import Topology
 from cluster.protocol.messages import Request
 from cluster.tasks import Tasks
 
@@ -66,9 +66,8 @@ class PeerTransport:
         """What each peer said of itself when it was last heard, by slot."""
         self.slot = -1
         self._listener = Listener(
-            identity, secret, clock, random, epoch=self._epoch, on_hello=self._on_hello, on_request=on_request
+            identity, secret, clock, random, topology=topology, on_hello=self._on_hello, on_request=on_request
         )
-        self._encoded: tuple[Topology, bytes] | None = None
 
     async def start(self, host: str, port: int, slot: int, peers: Iterable[Peer]) -> None:
         """Listens and begins to dial. Raises OSError when the address can't be had."""
@@ -81,7 +80,7 @@ class PeerTransport:
                 self._secret,
                 self._clock,
                 self._random,
-                epoch=lambda: self._topology().epoch,
+                topology=self._topology,
                 on_heard=self._on_heard,
                 on_up=self._on_up,
                 on_down=self.detector.gone,
@@ -114,12 +113,6 @@ class PeerTransport:
     def peer_slots(self) -> tuple[int, ...]:
         """The slots of all other members."""
         return tuple(self._diallers)
-
-    def _epoch(self) -> tuple[int, bytes]:
-        topology = self._topology()
-        if self._encoded is None or self._encoded[0] is not topology:
-            self._encoded = topology, encode_topology(topology)
-        return topology.epoch, self._encoded[1]
 
     def _on_heard(self, slot: int) -> None:
         self.detector.heard(slot, self._clock.monotonic_s())

@@ -6,8 +6,10 @@ one topology from its beginning to its end.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from hashlib import sha256
+from zlib import crc32
 
 import msgspec
 
@@ -62,6 +64,15 @@ class Topology(msgspec.Struct, frozen=True, dict=True):
         zones = {member.name: member.zone for member in self.members}
         sets = all_replica_sets(self.partitions, zones, self.replicas)
         return tuple(tuple(self.by_name[name].slot for name in names) for names in sets)
+
+    @cached_property
+    def fingerprint(self) -> int:
+        """32 bits that differ, all but surely, where anything in two topologies of one epoch differs."""
+        return crc32(encode_topology(self))
+
+    def names(self, slots: Iterable[int]) -> tuple[str, ...]:
+        """The names of the members in these slots, in order."""
+        return tuple(sorted(self.by_slot[slot].name for slot in slots))
 
     def replicas_of(self, key: bytes) -> tuple[int, ...]:
         """The slots that hold the key, in order of preference."""

@@ -28,34 +28,11 @@ import msgspec
 
 from cluster.protocol.acceptor import newest
 from cluster.protocol.changes import Change, Merge, Settle
-from cluster.protocol.messages import Accept, Accepted, Answer, Held, Prepare, Promised, Read, Refused, Request
+from cluster.protocol.messages import Accept, Accepted, Held, Prepare, Promised, Read, Refused
 from cluster.protocol.prepared import PreparedBallots
+from cluster.protocol.steps import Answers, Ask, Pause
 from storage.ballot import NONE
 from storage.record import Record
-
-Answers = list[tuple[int, Answer]]
-"""(slot of the replica, what came from it), in the order of arrival."""
-
-
-class Ask(msgspec.Struct, frozen=True, gc=False):
-    """Ask replicas, and go on when `needed` have granted, or no longer can."""
-
-    request: Request
-    needed: int
-    slots: tuple[int, ...] | None = None
-    """Whom to ask; None is every replica of the key."""
-    value_from: int | None = None
-    """For a Read of ballots: the one replica that sends its value with them."""
-    hedge: bool = False
-    """Go on after a moment even without enough, so that others can be asked."""
-    linger: bool = False
-    """With enough, wait a moment more for the rest."""
-
-
-class Pause(msgspec.Struct, frozen=True, gc=False):
-    """Wait a moment, longer with each attempt, before the next one."""
-
-    attempt: int
 
 
 class Chosen(msgspec.Struct, frozen=True, gc=False):
@@ -92,13 +69,11 @@ class Proposer:
         change: Change,
         *,
         majority: int,
-        needed: int,
         tick: Callable[[int], int],
         prepared: PreparedBallots,
     ) -> None:
-        """tick(above) gives a new ballot above that one; needed is at least a majority."""
-        self.key, self.change = key, change
-        self.majority, self.needed = majority, needed
+        """tick(above) gives a new ballot above that one."""
+        self.key, self.change, self.majority = key, change, majority
         self._tick, self._prepared = tick, prepared
         self._above = change.record.origin if isinstance(change, Merge) else NONE
         self.sent: int | None = None
@@ -153,10 +128,10 @@ class Proposer:
         else:
             self.sent = proposal.origin
         next_ballot = self._tick(ballot)
-        answers = yield Ask(Accept(self.key, proposal, next_ballot), self.needed)
+        answers = yield Ask(Accept(self.key, proposal, next_ballot), self.majority)
         slots = tuple(slot for slot, answer in answers if type(answer) is Accepted)
         self.granted = len(slots)
-        if len(slots) < (self.majority if record is None else self.needed):
+        if len(slots) < self.majority:
             self.note_failed_accept(answers)
             return None
         if sum(type(answer) is Accepted and answer.promised_next for _, answer in answers) >= self.majority:

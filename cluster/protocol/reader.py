@@ -21,7 +21,7 @@ import msgspec
 
 from cluster.protocol.acceptor import newest
 from cluster.protocol.messages import Accept, Accepted, Held, Read
-from cluster.protocol.proposer import Answers, Ask, Pause
+from cluster.protocol.steps import Answers, Ask, Pause
 from storage.ballot import NONE
 from storage.record import Record
 

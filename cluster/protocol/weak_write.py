@@ -1,22 +1,110 @@
-"""What a weak or eventual writer learns from the answers of the replicas.
+"""The weak write: accepts without prepare, under the coordinator's clock, and a merge where they are refused.
 
-An accept without prepare, under the coordinator's clock. Each answer is one of three:
+The write keeps one ballot and one origin from beginning to end, so it can be sent as often as need be and is applied
+at most once. Never is it sent again under another ballot: a copy may be accepted somewhere already.
 
-    taken        the replica has it on disk, or holds a newer weak record that supersedes it
-    stands back  a promise, or a higher ballot with an older origin, or a strong record, is in the way: the write
-                 is finished by a merge round under its own origin, never sent again under another ballot, for a
-                 copy may be accepted somewhere already and would be applied twice
-    lost         no answer
+    1. accept, yielding, to all replicas of the key. Enough have taken it: done.
+    2. refused by a promise, by a strong record, or by a higher ballot with an older origin: a merge round through the
+       key's primary, which queues it behind the strong writes that stand in its way.
+    3. no primary, or no majority for it: accept again, without yielding.
+    4. refused again: kept aside on this node's disk and merged later; nobody knows yet.
 """
 
 from __future__ import annotations
 
-from cluster.protocol.messages import Accepted, Answer, Refused
+from collections.abc import Callable, Generator
+from typing import cast
+
+import msgspec
+
+from cluster.protocol.changes import Merge
+from cluster.protocol.messages import Accept, Accepted, Answer, Lost, Outcome, Refused, Settled
+from cluster.protocol.spread import Spread
+from cluster.protocol.steps import Answers, Ask, HandOver, Pause, Step
+from cluster.requests import Unknown, Written
+from storage.ballot import NONE
 from storage.record import Record
 
 
+class Taken(msgspec.Struct, frozen=True, gc=False):
+    """Enough replicas have the write on disk, or something newer that supersedes it."""
+
+
+class Stuck(msgspec.Struct, frozen=True, gc=False):
+    """It can't be brought in now."""
+
+
+class WeakWrite:
+    """One weak or eventual write of one key. All but `run` may be looked at from outside at any moment."""
+
+    def __init__(
+        self, key: bytes, record: Record, *, needed: int, majority: int, replicas: int, name_of: Callable[[int], str]
+    ) -> None:
+        self.key, self.record, self.needed, self.majority, self.replicas = key, record, needed, majority, replicas
+        self._name_of = name_of
+        self.taken: set[str] = set()
+        """The names of the replicas that acknowledged it."""
+        self.may_be_applied = False
+        """Whether anybody may hold it, or come to: nobody may say `not applied` then."""
+        self.must_be_kept = False
+        """Whether it was refused and not merged: then it must be kept aside on disk."""
+
+    def run(self) -> Generator[Step, Answers, Taken | Stuck]:
+        """The whole conversation."""
+        yielding, attempt = True, 0
+        while True:
+            answers = yield from self._accept(yielding)
+            if len(self.taken) >= self.needed:
+                return Taken()
+            if any(stands_back(answer, self.record) for _, answer in answers):
+                outcome = yield from self._merge()
+                if isinstance(outcome, Settled) and outcome.record is not None and len(self.taken) < self.needed:
+                    yield from self._spread(outcome.record)
+                if len(self.taken) >= self.needed:
+                    return Taken()
+                if not yielding:
+                    return Stuck()
+                yielding = False
+            elif not self.may_be_applied:
+                return Stuck()  # nothing was sent to anybody
+            else:
+                attempt += 1
+                yield Pause(attempt)
+
+    def _accept(self, yielding: bool) -> Generator[Step, Answers, Answers]:
+        before, self.may_be_applied = self.may_be_applied, True
+        accept = Accept(self.key, self.record, NONE, yielding)
+        answers = yield Ask(accept, self.needed, grants=self.is_taken, hedge=True)
+        kinds = [answer for _, answer in answers]
+        surely_nowhere = len(answers) == self.replicas and all(is_surely_without(answer) for answer in kinds)
+        self.may_be_applied = before or not surely_nowhere
+        self.taken.update(self._name_of(slot) for slot, answer in answers if self.is_taken(answer))
+        self.must_be_kept = self.must_be_kept or any(stands_back(answer, self.record) for answer in kinds)
+        return answers
+
+    def _merge(self) -> Generator[Step, Answers, Outcome]:
+        before, self.may_be_applied = self.may_be_applied, True
+        # A HandOver is sent its outcome where an Ask is sent answers.
+        outcome = cast(Outcome, (yield HandOver(Merge(self.record), max(self.needed, self.majority))))
+        if isinstance(outcome, Written | Settled):
+            self.must_be_kept = False
+            self.taken.update(outcome.replicas)
+        elif not isinstance(outcome, Unknown):
+            self.may_be_applied = before
+        return outcome
+
+    def _spread(self, settled: Record) -> Generator[Step, Answers, None]:
+        """The key is settled on something newer on a majority, but more replicas were asked for."""
+        slots = yield from Spread(self.key, settled, needed=self.needed, majority=self.majority).run()
+        self.taken.update(map(self._name_of, slots))
+
+    def is_taken(self, answer: Answer) -> bool:
+        """Whether this answer acknowledges the write."""
+        return is_taken(answer, self.record)
+
+
 def is_taken(answer: Answer, record: Record) -> bool:
-    """Whether this answer counts as an acknowledgement of the weak record.
+    """Whether the replica has the weak record on disk, or a newer weak record that supersedes it.
 
     Superseded counts only by a newer *weak* record: that one is itself never dropped without being kept aside,
     while a strong proposal that stands here may yet fail and vanish, and ours would have vanished with it.
@@ -29,3 +117,13 @@ def is_taken(answer: Answer, record: Record) -> bool:
 def stands_back(answer: Answer, record: Record) -> bool:
     """Whether a merge round has to bring the write in at this replica."""
     return type(answer) is Refused and not is_taken(answer, record)
+
+
+def is_surely_without(answer: Answer) -> bool:
+    """Whether the replica surely did not accept it: it refused, could not, or was never asked.
+
+    That it holds this very write (superseded by itself) says the contrary.
+    """
+    if type(answer) is Lost:
+        return not answer.sent
+    return type(answer) is not Accepted and not (type(answer) is Refused and answer.weak)

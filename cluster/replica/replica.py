@@ -12,14 +12,14 @@ from collections.abc import Callable
 from functools import partial
 
 import structlog
-from storage.group_commit import GroupCommit
 
 from cluster.ballot_clock import BallotClock
 from cluster.protocol.acceptor import Acceptor, Decision
 from cluster.protocol.messages import Accept, Held, Prepare, Read, ReplicaRequest, Reply, Scan, Scanned, Unfit
 from cluster.replica.record_cache import RecordCache
-from cluster.tasks import Tasks
+from cluster.tasks import Tasks, safely
 from storage.engine import Damaged, Engine, StorageError
+from storage.group_commit import GroupCommit
 from storage.record import Record, ReplicaState
 
 Respond = Callable[[int, Reply], None]
@@ -65,7 +65,7 @@ class Replica:
         elif type(request) is Read:
             self._reply(entry.ticket, respond, token, _held(entry.state.record, request.value))
         else:
-            self._decide(request, entry.state, entry.ticket, respond, token)
+            self._decide(request, entry.state, entry.ticket, respond, token)  # type: ignore[arg-type]
 
     def peek(self, key: bytes) -> ReplicaState | None:
         """The state in memory, committed or not; None when it is not in memory."""
@@ -77,13 +77,18 @@ class Replica:
         entry = self._cache.get(key)
         return entry.state if entry is not None and entry.ticket <= self._commits.committed else None
 
-    def _decide(self, request: ReplicaRequest, state: ReplicaState, ticket: int, respond: Respond, token: int) -> None:
+    def _decide(
+        self, request: Prepare | Accept, state: ReplicaState, ticket: int, respond: Respond, token: int
+    ) -> None:
+        highest = max(request.record.ballot, request.next_ballot) if type(request) is Accept else request.ballot  # type: ignore[union-attr]
+        if not self._clock.is_credible(highest):
+            respond(token, Unfit("a ballot lies more than a year ahead; the clock of its node is wrong"))
+            return
+        self._clock.absorb(highest)
         if type(request) is Accept:
-            self._clock.absorb(max(request.record.ballot, request.next_ballot))
             decision = self._acceptor.accept(state, request)
         else:
             assert type(request) is Prepare
-            self._clock.absorb(request.ballot)
             decision = self._acceptor.prepare(state, request)
         if decision.state is not state:
             ticket = self._write(request.key, decision)
@@ -123,23 +128,27 @@ class Replica:
     async def _load_all(self) -> None:
         """Loads what was asked for since; what is asked for meanwhile makes the next load."""
         keys, self._to_load = self._to_load, []
+        loaded: dict[bytes, ReplicaState | Damaged] = {}
         try:
             loaded = await self._engine.load(keys)
         except StorageError as error:
             log.error("records can't be read", keys=len(keys), error=str(error))
-            loaded = {}
-        for key in keys:
-            waiting = self._loading.pop(key)
-            state = loaded.get(key)
-            if isinstance(state, ReplicaState):
-                self._cache.put(key, state, 0)
-                for request, respond, token in waiting:
-                    self.handle(request, respond, token)
-            else:
-                self._exclude(key, state)
-                for _, respond, token in waiting:
-                    respond(token, Unfit(self.damaged.get(key, "the disk could not be read")))
-        self._cache.shrink(self._commits.committed)
+        finally:
+            for key in keys:
+                safely(self._loaded, key, loaded.get(key))
+            self._cache.shrink(self._commits.committed)
+
+    def _loaded(self, key: bytes, found: ReplicaState | Damaged | None) -> None:
+        """A key's state is here, or it is clear that it can't be had: those who wait are answered."""
+        waiting = self._loading.pop(key)
+        if isinstance(found, ReplicaState):
+            self._cache.put(key, found, 0)
+            for request, respond, token in waiting:
+                safely(self.handle, request, respond, token)
+            return
+        self._exclude(key, found)
+        for _, respond, token in waiting:
+            safely(respond, token, Unfit(self.damaged.get(key, "the disk could not be read")))
 
     def _exclude(self, key: bytes, found: Damaged | None) -> None:
         if found is not None:

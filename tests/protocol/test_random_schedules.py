@@ -10,10 +10,12 @@ from dataclasses import replace
 import pytest
 
 from cluster.protocol.acceptor import Acceptor, Decision
-from cluster.protocol.messages import Accept, Accepted, Refused
+from cluster.protocol.messages import Accept, Accepted, Answer, Refused
 from cluster.protocol.prepared import Prepared, PreparedBallots
-from cluster.protocol.proposer import Answers, Proposer
+from cluster.protocol.proposer import Proposer
 from cluster.protocol.reader import Agreed, StrongRead, newest
+from cluster.protocol.steps import Answers
+from cluster.protocol.weak_write import WeakWrite
 from storage.record import Record, ReplicaState
 from tests.protocol.linearizable import is_linearizable
 from tests.protocol.world import MAJORITY, Options, Rules, World
@@ -95,6 +97,11 @@ class MergeUnderAnOlderBallot(Proposer):
         self._above = 0
 
 
+class SupersededByAnything(WeakWrite):
+    def is_taken(self, answer: Answer) -> bool:
+        return super().is_taken(answer) or (isinstance(answer, Refused) and answer.origin >= self.record.origin)
+
+
 class ReadWithoutWriteBack(StrongRead):
     def write_back(self, held: dict[int, Record | None]):  # type: ignore[no-untyped-def, override]
         return Agreed(newest(list(held.values())), tuple(held))
@@ -120,7 +127,7 @@ MUTANTS = {
     "displaced-is-forgotten": (Rules(acceptor=DisplacedIsForgotten()), WEAK, 4_000),
     "ballot-is-used-twice": (Rules(prepared=BallotIsUsedTwice), PRESETS["lossy"], 4_000),
     "merge-under-an-older-ballot": (Rules(acceptor=TakesAnything(), proposer=MergeUnderAnOlderBallot), WEAK, 4_000),
-    "strong-record-supersedes": (Rules(superseded_by_strong=True), replace(WEAK, loss=0.2), 8_000),
+    "strong-record-supersedes": (Rules(weak_write=SupersededByAnything), replace(WEAK, loss=0.2), 8_000),
 }
 """Mutant -> what it breaks, the preset that shows it soonest, and the seeds within which it must be caught."""
 

@@ -9,20 +9,21 @@ A world is one seed. It is broken on purpose by handing it a subclass with one r
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 from cluster.protocol.acceptor import Acceptor
 from cluster.protocol.changes import RENEW, SETTLE, Change, Merge, Put
-from cluster.protocol.messages import Accept, Accepted, Answer, Held, Prepare, Read, Refused, Request
+from cluster.protocol.messages import Accept, Accepted, Answer, Held, Outcome, Prepare, Read, Refused, Request, Settled
 from cluster.protocol.prepared import PreparedBallots
-from cluster.protocol.proposer import Answers, Ask, Chosen, Pause, Proposer, Refuted, Uncertain
+from cluster.protocol.proposer import Chosen, Proposer, Refuted, Uncertain
 from cluster.protocol.quorum import Quorum, Verdict
 from cluster.protocol.reader import Agreed, StrongRead
-from cluster.protocol.weak_write import is_taken, stands_back
-from cluster.requests import Condition, ConditionKind
+from cluster.protocol.steps import Answers, Ask, HandOver, Pause
+from cluster.protocol.weak_write import Taken, WeakWrite
+from cluster.requests import Condition, ConditionKind, Unavailable, Unknown, Written
 from storage.ballot import NONE, SLOT_BITS
 from storage.record import Record, ReplicaState
 from tests.protocol.linearizable import Call
@@ -57,7 +58,7 @@ class Rules:
     proposer: type[Proposer] = Proposer
     strong_read: type[StrongRead] = StrongRead
     prepared: type[PreparedBallots] = PreparedBallots
-    superseded_by_strong: bool = False
+    weak_write: type[WeakWrite] = WeakWrite
     keeps_displaced: bool = True
 
 
@@ -99,7 +100,7 @@ class Conversation:
     call: Call
     number: int = 0
     quorum: Quorum | None = None
-    grant: type = object
+    grants: Callable[[Answer], bool] = bool
     answers: Answers = field(default_factory=list)
     is_over: bool = False
 
@@ -176,11 +177,10 @@ class World:
             KEY,
             change,
             majority=MAJORITY,
-            needed=MAJORITY,
             tick=lambda above: self.tick(node, above),
             prepared=self.prepared[node],
         )
-        end = yield from self._attempts(proposer.run())
+        end = yield from self._attempts(proposer.run(), node)
         if isinstance(end, Chosen):
             return "ok", end.record
         if isinstance(end, Refuted):
@@ -193,7 +193,7 @@ class World:
         others = [slot for slot in range(REPLICAS) if slot != node]
         first = (node, self.random.choice(others))
         read = self.rules.strong_read(KEY, majority=MAJORITY, needed=MAJORITY, first=first)
-        end = yield from self._attempts(read.run())
+        end = yield from self._attempts(read.run(), node)
         if end is None:
             return "fail", None
         record = end.record if isinstance(end, Agreed) else None
@@ -208,26 +208,20 @@ class World:
     def _weak(self, node: int, value: str) -> Generator[Any, Any, tuple[str, Any]]:
         ballot = self.tick(node)
         record = Record(ballot, ballot, True, value.encode())
-        answers = yield Ask(Accept(KEY, record, NONE, yielding=self.random.random() < 0.5), 1)
-        for _, answer in answers:
-            if isinstance(answer, Refused):
-                self.tick(node, answer.highest)
-        if any(self._is_taken(answer, record) for _, answer in answers):
+        needed = self.random.choice((1, 1, 2, 3))
+        write = self.rules.weak_write(
+            KEY, record, needed=needed, majority=MAJORITY, replicas=REPLICAS, name_of=lambda slot: f"n{slot}"
+        )
+        end = yield from self._attempts(write.run(), node)
+        if isinstance(end, Taken):
             self.acknowledged.append(ballot)
-        elif any(stands_back(answer, record) for _, answer in answers):
-            outcome, _ = yield from self._change(node, Merge(record))
-            if outcome in ("ok", "conflict"):
-                self.acknowledged.append(ballot)
-            else:
-                self.replicas[node].kept_aside[record.origin] = record
+        elif write.must_be_kept:
+            self.replicas[node].kept_aside[record.origin] = record
+        elif not write.may_be_applied:
+            return "fail", None
         return "unknown", None  # to strong readers it takes effect once, at any time from now on, or never
 
-    def _is_taken(self, answer: Answer, record: Record) -> bool:
-        if self.rules.superseded_by_strong and isinstance(answer, Refused):
-            return answer.origin >= record.origin
-        return is_taken(answer, record)
-
-    def _attempts(self, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    def _attempts(self, steps: Generator[Any, Any, Any], node: int) -> Generator[Any, Any, Any]:
         """Runs steps, but gives up (None) after a few pauses, as a deadline would."""
         answers, attempts = None, 0
         while True:
@@ -237,8 +231,34 @@ class World:
                 return end.value
             attempts += isinstance(step, Pause)
             if attempts >= ATTEMPTS:
+                steps.close()
                 return None
-            answers = [] if isinstance(step, Pause) else (yield step)
+            if isinstance(step, HandOver):
+                answers = yield from self._hand_over(self.random.randrange(REPLICAS), step)
+            else:
+                answers = [] if isinstance(step, Pause) else (yield step)
+                self._absorb(node, answers)
+
+    def _hand_over(self, node: int, step: HandOver) -> Generator[Any, Any, Outcome]:
+        """Some node proposes; its answer is lost now and then."""
+        outcome, record = yield from self._change(node, step.change)
+        if self.random.random() < self.options.loss or outcome == "unknown":
+            return Unknown(step.needed, 0, (), None)
+        if outcome == "fail":
+            return Unavailable(step.needed, 0, ())
+        if outcome == "ok":
+            return Written(record.origin, MAJORITY, self._holders(record))
+        return Settled(record, self._holders(record))
+
+    def _holders(self, record: Record | None) -> tuple[str, ...]:
+        """The replicas that hold it or something later; a proposer knows of a majority of them."""
+        ballot = record.ballot if record is not None else NONE
+        return tuple(f"n{i}" for i, replica in enumerate(self.replicas) if replica.state.ballot >= ballot)
+
+    def _absorb(self, node: int, answers: Answers) -> None:
+        for _, answer in answers:
+            if isinstance(answer, Refused):
+                self.tick(node, answer.highest)
 
     def _begin_merge(self) -> None:
         node = self.random.randrange(REPLICAS)
@@ -264,7 +284,9 @@ class World:
             return
         slots = ask.slots or tuple(range(REPLICAS))
         talk.number += 1
-        talk.quorum, talk.grant, talk.answers = Quorum(ask.needed, len(slots)), ask.request.grant, []
+        grant = ask.request.grant
+        talk.grants = ask.grants or (lambda answer: type(answer) is grant)
+        talk.quorum, talk.answers = Quorum(ask.needed, len(slots)), []
         for slot in slots:
             if slot == talk.node and self.random.random() < self.options.own_first:
                 self.events.append(("answer", talk, talk.number, slot, self.replicas[slot].handle(ask.request)))
@@ -303,7 +325,7 @@ class World:
             return
         if answer is not None:
             talk.answers.append((slot, answer))
-        if talk.quorum.add(type(answer) is talk.grant) is Verdict.PENDING:
+        if talk.quorum.add(answer is not None and talk.grants(answer)) is Verdict.PENDING:
             return
         talk.quorum = None
         if self.random.random() < self.options.crash:
