@@ -162,10 +162,12 @@ class ClusterHarness:
             except NotInTime as error:
                 raise NotInTime(f"{error}\n{self.logs()}") from None
 
-    def kill(self, name: str) -> None:
-        """SIGKILL: what a power cut is to a process."""
-        self._processes[name].kill()
-        self._processes[name].wait()
+    def kill(self, *names: str) -> None:
+        """SIGKILL, to all of these at the same moment: what a power cut is to a process."""
+        for name in names:
+            self._processes[name].kill()
+        for name in names:
+            self._processes[name].wait()
 
     def terminate(self, name: str, timeout_s: float = 30.0) -> int:
         """SIGTERM, and the exit code of the drained node."""

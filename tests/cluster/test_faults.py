@@ -74,12 +74,12 @@ def test_mixed_levels_on_one_key_lose_nothing_when_nodes_die(
     )
 
 
-def test_all_three_die_at_once(cluster3: ClusterHarness, clients: dict[str, Client]) -> None:
+@pytest.mark.parametrize("attempt", range(3))
+def test_all_three_die_at_once(cluster3: ClusterHarness, clients: dict[str, Client], attempt: int) -> None:
     addresses = [cluster3.http_address(name) for name in cluster3.names]
-    with Stream(addresses, [f"all-die/{number}" for number in range(8)]) as stream:
+    with Stream(addresses, [f"all-die/{attempt}/{number}" for number in range(12)]) as stream:
         stream.wait_acknowledged(10)
-        for name in cluster3.names:
-            cluster3.kill(name)
+        cluster3.kill(*cluster3.names)
     for name in cluster3.names:
         cluster3.spawn(name)
     cluster3.wait_ready()

@@ -151,8 +151,7 @@ def _count_of(client: Client, key: str) -> int:
 def test_a_primary_that_wakes_up_drops_what_is_past_its_time(
     cluster3: ClusterHarness, clients: dict[str, Client]
 ) -> None:
-    key = led_by(clients["n1"], "n3", "stale")
-    clients["n1"].put(key, b"before")
+    key = led_by(clients["n1"], "n3", "stale")  # never written, so that n3 would have to prepare, and would win
     cluster3.stop("n3")
     late = clients["n1"].put(key, b"late", timeout="300ms")  # n1 can't know yet that n3 says nothing
     assert (late.status, late.json()["outcome"]) == (504, "unknown")

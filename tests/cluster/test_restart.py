@@ -35,9 +35,9 @@ def test_versions_only_grow_when_all_are_killed_at_once(cluster3: ClusterHarness
     seen = [""]
     for _ in range(3):
         seen += [_put(client, "grow/all") for client in clients.values()]
-        for name in cluster3.names:
-            clients[name].close()
-            cluster3.kill(name)
+        for client in clients.values():
+            client.close()
+        cluster3.kill(*cluster3.names)
         for name in cluster3.names:
             cluster3.spawn(name)
         cluster3.wait_ready()
