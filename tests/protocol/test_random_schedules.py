@@ -27,7 +27,15 @@ PRESETS = {
     "many copies": Options(relay=0.3, duplicate=0.5, concurrency=6, calls=16),
     "lossy": Options(loss=0.2, weak=0.1, concurrency=5, calls=16),
     "two proposers and relays": Options(
-        loss=0.0, crash=0.0, duplicate=0.0, relay=0.5, concurrency=2, calls=8, kinds=(25, 0, 75), own_first=0.7
+        loss=0.0,
+        crash=0.0,
+        duplicate=0.0,
+        relay=0.5,
+        concurrency=2,
+        calls=8,
+        stride=16,
+        kinds=(25, 0, 75),
+        own_first=0.7,
     ),
 }
 SEEDS = 1_000

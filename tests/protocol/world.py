@@ -44,6 +44,7 @@ class Options:
     calls: int = 14
     weak: float = 0.0
     skew: int = 40
+    stride: int = 1  # how far a clock goes on from one ballot to the next, at most
     merge: float = 0.05  # chance per step that a node begins to merge back what it keeps aside
     kinds: tuple[int, int, int] = (40, 25, 35)  # read, put, cas
     own_first: float = 0.0  # chance that a node's own replica hears its request before anything else happens
@@ -145,7 +146,8 @@ class World:
         return plan
 
     def tick(self, node: int, above: int = NONE) -> int:
-        self.clocks[node] = max(self.clocks[node], above >> SLOT_BITS) + 1
+        step = self.random.randint(1, self.options.stride) if self.options.stride > 1 else 1
+        self.clocks[node] = max(self.clocks[node], above >> SLOT_BITS) + step
         return (self.clocks[node] << SLOT_BITS) | node
 
     # -- calls -------------------------------------------------------------------------------------------------
