@@ -38,17 +38,17 @@ from cluster.protocol.messages import (
     Scan,
     Unfit,
 )
-from cluster.protocol.prepared import PreparedBallots
+from cluster.protocol.prepared import PREPARED_MS_MAX, PreparedBallots
 from cluster.replica.replica import Replica, Respond
 from cluster.requests import ListOutcome, ListRequest, ReadOutcome, ReadRequest, WriteOutcome, WriteRequest
 from cluster.tasks import Tasks
+from storage.ballot import unix_ms_of
 from storage.engine import Engine
 from storage.group_commit import GroupCommit
 from storage.record import Record
 
 CLOCK_CEILING = "clock_ceiling_ms"
 """The fact under which the ballot clock's ceiling is on disk."""
-CLOCK_OFFSET_S_MAX = 5.0
 DRAIN_STEP_S = 0.01
 log = structlog.get_logger()
 
@@ -68,6 +68,7 @@ class ClusterNode:
         random: Random,
         tasks: Tasks,
         cache_bytes_max: int,
+        clock_offset_max_s: float,
     ) -> None:
         """The engine is open, and `commits` writes to it."""
         self.slot, self._topology, self._engine, self._commits = slot, topology, engine, commits
@@ -83,13 +84,14 @@ class ClusterNode:
             on_kept_aside=self._on_kept_aside,
         )
         self.context = Context(transport, self.ballots, clock, random)
-        self.prepared = PreparedBallots(self.replica.peek)
+        self.prepared = PreparedBallots(self.replica.peek, self._is_recent)
         self.primary = Primary(self.context, self.prepared, topology)
         self.handover = Handover(self.context, self.primary, topology, slot)
         self.context.hand_over = self.handover.submit
         self.merge_back = MergeBack(self.context, topology, commits.forget)
         self._coordinator = Coordinator(self.context, self.replica, topology, slot, self.replica.keep_aside)
         self._listing = Listing(self.context, self._coordinator.read, topology, slot)
+        self._clock_offset_max_s = clock_offset_max_s
         self._has_wall_stepped = False
         self.peer_wall_offset_ms: dict[int, int] = {}
         """How far each peer's wall clock was ahead of ours at its last heartbeat, by slot."""
@@ -174,8 +176,8 @@ class ClusterNode:
             await asyncio.sleep(HEARTBEAT_INTERVAL_S)
 
     def _follow_wall(self) -> None:
-        step_s = self.ballots.follow_wall(CLOCK_OFFSET_S_MAX)
-        has_stepped = abs(step_s) > CLOCK_OFFSET_S_MAX
+        step_s = self.ballots.follow_wall(self._clock_offset_max_s)
+        has_stepped = abs(step_s) > self._clock_offset_max_s
         if has_stepped and not self._has_wall_stepped:
             log.warning("the wall clock stepped; ballots go on from before", step_s=round(step_s, 3))
         self._has_wall_stepped = has_stepped
@@ -185,6 +187,9 @@ class ClusterNode:
             self.peer_wall_offset_ms[slot] = answer.wall_ms - self._clock.wall_ms()
             highest = max(answer.commit_sequence, self.peer_commit_sequence.get(slot, 0))
             self.peer_commit_sequence[slot] = highest
+
+    def _is_recent(self, ballot: int) -> bool:
+        return self.ballots.now_ms() - unix_ms_of(ballot) < PREPARED_MS_MAX
 
     def _on_kept_aside(self, key: bytes, record: Record) -> None:
         self.merge_back.add(key, record)

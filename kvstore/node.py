@@ -58,8 +58,6 @@ class Node:
         self._commits = GroupCommit(self._engine, self._commit_failed)
         self._is_draining = False
         self.metrics = Metrics()
-        self.failed: asyncio.Event = asyncio.Event()
-        """Set when the node can't go on."""
 
     async def start(self) -> None:
         """Opens the folder, meets the peers, serves. Raises StorageError or OSError, after which stop() cleans up."""
@@ -88,6 +86,7 @@ class Node:
             random=self._random,
             tasks=self._tasks,
             cache_bytes_max=config.cache_bytes_max,
+            clock_offset_max_s=config.clock_offset_max_s,
         )
         self._commits.start()
         self._http = HttpServer(config, self, self, self.metrics, self._clock.wall_ms)
@@ -108,7 +107,7 @@ class Node:
         timeout_s = self._config.drain_timeout_s
         if hasattr(self, "_http"):
             await self._http.stop(timeout_s)
-        if hasattr(self, "_cluster") and not self.failed.is_set():
+        if hasattr(self, "_cluster"):
             await self._cluster.drain(timeout_s)
         if hasattr(self, "_transport"):
             await self._transport.stop()

@@ -46,7 +46,9 @@ STRANGERS_MAX = 128
 """Connections that have not finished the handshake. More, and the oldest goes: a peer needs milliseconds for it."""
 SILENCE_S_MAX = 30.0
 """A peer sends heartbeats several times a second: a connection this silent is half open and is closed."""
-LOG_EVERY_S = 0.1
+LOG_LINES_MAX = 1_000
+LOG_LINES_PER_S = 2
+"""Lines about closed connections: a burst is told whole, a flood does not fill the disk."""
 MESSAGE_OVERHEAD_BYTES = 100
 UNREAD_BYTES_MAX = 256 * 1024 * 1024
 """Replies that a peer has asked for and does not read; more, and it is cut off."""
@@ -77,8 +79,7 @@ class Listener:
         self._topology, self._on_hello, self._on_request = topology, on_hello, on_request
         self._connections: set[_Connection] = set()
         self._strangers: dict[_Connection, None] = {}
-        self._log_after_s = 0.0
-        self._unlogged = 0
+        self._log_lines, self._logged_s, self._unlogged = float(LOG_LINES_MAX), 0.0, 0
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> None:
@@ -98,13 +99,16 @@ class Listener:
             next(iter(self._strangers)).fail("too many connections have not said who they are; this was the oldest")
 
     def log_closed(self, peer: str, address: object, reason: str) -> None:
-        """Logs a connection that was closed, but not one line for each of a flood."""
+        """Logs a connection that was closed; of a flood only the first lines, and how many were left out."""
         now_s = self._clock.monotonic_s()
-        if now_s < self._log_after_s:
+        self._log_lines = min(LOG_LINES_MAX, self._log_lines + (now_s - self._logged_s) * LOG_LINES_PER_S)
+        self._logged_s = now_s
+        if self._log_lines < 1:
             self._unlogged += 1
             return
+        self._log_lines -= 1
         log.warning("closed a peer connection", peer=peer, address=str(address), reason=reason, more=self._unlogged)
-        self._log_after_s, self._unlogged = now_s + LOG_EVERY_S, 0
+        self._unlogged = 0
 
 
 class _Connection(FramedConnection):

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from storage.record import Record, ReplicaState
 
+PREPARED_MS_MAX = 10_000
+"""How old a prepared ballot may be used: a version's time, which people and weak writes see, is its ballot's."""
 PREPARED_MAX = 65_536
 """Keys with a prepared ballot. About 250 bytes each, so 16 MB; a key that falls out pays one more round trip."""
 
@@ -29,9 +31,14 @@ class Prepared(NamedTuple):
 class PreparedBallots:
     """Key -> Prepared, bounded; the oldest falls out first."""
 
-    def __init__(self, own_state: Callable[[bytes], ReplicaState | None]) -> None:
-        """own_state(key): what this node's replica holds, as far as it is in memory."""
-        self._own_state = own_state
+    def __init__(
+        self, own_state: Callable[[bytes], ReplicaState | None], is_recent: Callable[[int], bool] = lambda _: True
+    ) -> None:
+        """own_state(key): what this node's replica holds, as far as it is in memory.
+
+        is_recent(ballot): whether its time is still near enough to now to be a version's.
+        """
+        self._own_state, self._is_recent = own_state, is_recent
         self._ballots: dict[bytes, tuple[int, int]] = {}
 
     def put(self, key: bytes, ballot: int, base: Record) -> None:
@@ -43,7 +50,7 @@ class PreparedBallots:
     def take(self, key: bytes) -> Prepared | None:
         """The prepared ballot, gone from here; None if there is none or it is not worth trying."""
         found = self._ballots.pop(key, None)
-        if found is None:
+        if found is None or not self._is_recent(found[0]):
             return None
         state = self._own_state(key)
         if state is None or state.record is None or (state.promised, state.ballot) != found:
