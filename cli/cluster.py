@@ -126,9 +126,7 @@ def replicas_command(choices: Choices, *, key: str) -> None:
 
     placement = with_client(choices, work)
     primary = placement.get("primary")
-    rows = [
-        {**replica, "role": "primary" if replica["name"] == primary else "replica"} for replica in placement["replicas"]
-    ]
+    rows = [_replica_row(replica, primary) for replica in placement["replicas"]]
     around = {name: placement.get(name) for name in ("key", "partition", "epoch", "n", "primary")}
     columns = ("partition", "name", "role", "zone", "state", "version")
     show_rows(

@@ -62,7 +62,7 @@ def exit_code_of(error: ClientError) -> ExitCode:
     match error:
         case NoNodeReachable():
             return ExitCode.UNREACHABLE
-        case AnswerLost():
+        case AnswerLost() | Problem(outcome="unknown"):
             return ExitCode.UNKNOWN
         case Problem(status=status):
             return CODE_OF_STATUS.get(status, ExitCode.UNEXPECTED)

@@ -72,7 +72,7 @@ class NodeConfig:
     body_bytes_in_flight_max: int = 256 << 20
     """Request bodies in memory at once; the next is told to come back."""
     clock_offset_max_s: float = 5.0
-    """A node whose wall clock differs from the others' by more is refused."""
+    """How far a step of the wall clock is followed; a larger one is logged and not."""
     drain_timeout_s: float = 10.0
     """How long a stopping node finishes what it has begun."""
     log_format: str = "auto"

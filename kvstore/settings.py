@@ -154,7 +154,7 @@ SETTINGS: tuple[Setting, ...] = (
             _count(1, 1_000_000)),
     Setting("body_bytes_in_flight_max", "BYTES", "256MiB", "request bodies in memory at once",
             _bytes(VALUE_BYTES_MAX_MAX, 1 << 40)),
-    Setting("clock_offset_max_s", "SECONDS", "5", "a node whose clock is off by more is refused",
+    Setting("clock_offset_max_s", "SECONDS", "5", "how far a step of the wall clock is followed",
             _seconds(0.001, 3600)),
     Setting("drain_timeout_s", "SECONDS", "10", "how long a stopping node finishes what it has begun",
             _seconds(0, 3600)),

@@ -38,7 +38,6 @@ CODES: dict[str, tuple[int, str]] = {
     "internal": (500, "A fault of this node"),
     "overloaded": (503, "Too much to do right now"),
     "quorum-unavailable": (503, "Too few replicas can be reached"),
-    "draining": (503, "This node is stopping"),
     "outcome-unknown": (504, "The write may be applied, now or later"),
     "timeout": (504, "Too few replicas answered in time"),
     "http-version": (505, "Only HTTP/1.1 and HTTP/1.0"),
