@@ -34,9 +34,7 @@ class Reply:
         return json.loads(self.body)
 
 
-def ask(
-    cluster: ClusterHarness, method: str, path: str, body: Any = None, node: str = "n1", **headers: str
-) -> Reply:
+def ask(cluster: ClusterHarness, method: str, path: str, body: Any = None, node: str = "n1", **headers: str) -> Reply:
     """One request; the path goes out as it is written, header names with '_' for '-'."""
     connection = http.client.HTTPConnection(cluster.http_address(node), timeout=30)
     try:
