@@ -42,6 +42,9 @@ MEMBER = "member"
 """The fact that says whose folder it is."""
 CLUSTER = "cluster"
 """The fact that says the name of the cluster it was made for."""
+MEETING_S = 1.5
+"""How long a node that has just started waits for all its peers before it calls itself ready: nodes that see
+different peers disagree on who is primary, and then strong writes of one key may duel instead of queueing."""
 EXIT_FAILED = 1
 log = structlog.get_logger()
 
@@ -57,6 +60,7 @@ class Node:
         self._engine = SqliteEngine(config.data)
         self._commits = GroupCommit(self._engine, self._commit_failed)
         self._is_draining = False
+        self._met_by_s = float("inf")
         self.metrics = Metrics()
 
     async def start(self) -> None:
@@ -99,6 +103,7 @@ class Node:
         await self._transport.start(config.peer.host, config.peer.port, self.slot, peers)
         await self._http.start()
         await self._cluster.start()
+        self._met_by_s = self._clock.monotonic_s() + MEETING_S
         log.info("serving", http=str(config.http), peer=str(config.peer), epoch=topology.epoch, data=str(config.data))
 
     async def stop(self) -> None:
@@ -284,9 +289,17 @@ class Node:
         if not self._membership.is_formed:
             waiting = ", ".join(self._membership.unheard)
             reasons.append(f"the first topology waits to hear in which zone these members stand: {waiting}")
+        missing = self._unmet()
+        if missing and self._clock.monotonic_s() < self._met_by_s:
+            reasons.append(f"this node has just started and meets its peers first: {', '.join(missing)}")
         if not self._cluster.is_majority_visible():
             reasons.append("no replica set has a majority that is alive as seen from this node")
         return reasons
+
+    def _unmet(self) -> Sequence[str]:
+        """The members without a connection."""
+        members = self._membership.topology.members
+        return [member.name for member in members if not self._transport.is_connected(member.slot)]
 
     # -- failing -----------------------------------------------------------------------------------------------
 
