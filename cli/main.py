@@ -17,14 +17,14 @@ from cli.options import DEFAULT_ENDPOINTS, OUTPUTS, Choices, option, split_endpo
 from kvstore.client_errors import ClientError
 
 COMMANDS = {
-    "serve": "cli.serve",
-    "dev": "cli.dev",
-    "put": "cli.keys",
-    "get": "cli.keys",
-    "delete": "cli.keys",
-    "list": "cli.keys",
-    "import": "cli.transfer",
-    "export": "cli.transfer",
+    "serve": "cli.local.serve",
+    "dev": "cli.local.dev",
+    "put": "cli.data.keys",
+    "get": "cli.data.keys",
+    "delete": "cli.data.keys",
+    "list": "cli.data.keys",
+    "import": "cli.transfer.commands",
+    "export": "cli.transfer.commands",
     "status": "cli.cluster",
     "replicas": "cli.cluster",
 }

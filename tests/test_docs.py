@@ -10,7 +10,7 @@ import pytest
 
 from cli.errors import ExitCode
 from cli.main import COMMANDS
-from kvstore.http.problems import CODES
+from kvstore.http.outgoing.problems import CODES
 from kvstore.settings import SETTINGS, Setting
 
 ROOT = Path(__file__).parent.parent

@@ -13,8 +13,8 @@ from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 
-from kvstore.http.answer import Answer
-from kvstore.http.problems import Problem
+from kvstore.http.outgoing.answer import Answer
+from kvstore.http.outgoing.problems import Problem
 
 KEEP_ALIVE_S = 75.0
 """Longer than the idle time of common proxies, so that they close first and no request meets a closing socket."""

@@ -12,10 +12,10 @@ from aiohttp.web_protocol import RequestPayloadError
 from aiohttp.web_request import BaseRequest
 from multidict import istr
 
-from kvstore.http.answer import Answer, http_date
-from kvstore.http.guard import Guard
-from kvstore.http.problems import Problem, overloaded, render
-from kvstore.http.routes import KEYS, Routes
+from kvstore.http.incoming.guard import Guard
+from kvstore.http.outgoing.answer import Answer, http_date
+from kvstore.http.outgoing.problems import Problem, overloaded, render
+from kvstore.http.routes.table import KEYS, Routes
 from kvstore.logs import escape_key
 from kvstore.metrics import Metrics
 

@@ -11,15 +11,15 @@ from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from kvstore.config import Address, NodeConfig
 from kvstore.http.backend import Backend, ClusterView
-from kvstore.http.body import Bodies
 from kvstore.http.connection import Listener
 from kvstore.http.dispatch import Dispatcher
-from kvstore.http.guard import Guard, host_name
-from kvstore.http.health import Health
-from kvstore.http.parameters import parameter_set
-from kvstore.http.receipts import receipt_of_refusal
-from kvstore.http.routes import routes
-from kvstore.http.service import Service
+from kvstore.http.incoming.body import Bodies
+from kvstore.http.incoming.guard import Guard, host_name
+from kvstore.http.incoming.parameters import parameter_set
+from kvstore.http.outgoing.receipts import receipt_of_refusal
+from kvstore.http.routes.health import Health
+from kvstore.http.routes.service import Service
+from kvstore.http.routes.table import routes
 from kvstore.metrics import Metrics
 
 BODY_S = 30.0
@@ -131,9 +131,7 @@ class HttpServer:
     def _register(self, dispatcher: Dispatcher, listener: Listener) -> None:
         metrics = self._metrics
         metrics.gauge("kvstore_requests_in_flight", "HTTP requests under way", lambda: dispatcher.in_flight)
-        metrics.gauge(
-            "kvstore_body_bytes_in_flight", "Request bodies in memory", lambda: self._bodies.bytes_in_flight
-        )
+        metrics.gauge("kvstore_body_bytes_in_flight", "Request bodies in memory", lambda: self._bodies.bytes_in_flight)
         metrics.gauge("kvstore_http_connections", "HTTP connections open", lambda: len(listener.connections))
         metrics.counter(
             "kvstore_http_connections_refused", "HTTP connections closed to make room", lambda: listener.refused

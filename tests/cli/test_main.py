@@ -10,7 +10,7 @@ import pytest
 
 from cli import main as program
 from cli.errors import CODE_OF_STATUS, CommandFailed, ExitCode, exit_code_of
-from cli.layout import BASE_PORT_MAX, NODES_MAX, Layout
+from cli.local.layout import BASE_PORT_MAX, NODES_MAX, Layout
 from cli.options import DURATION, option
 from kvstore.client_errors import AnswerLost, NoNodeReachable, Problem
 from kvstore.settings import SETTINGS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cli.errors import CommandFailed, ExitCode
-from cli.patience import Patience
+from cli.transfer.patience import Patience
 from kvstore.client_errors import AnswerLost, ClientError, NoNodeReachable, Problem
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli.errors import CommandFailed
-from cli.target_folder import TargetFolder, folders_of, unsafe_because
+from cli.transfer.target_folder import TargetFolder, folders_of, unsafe_because
 
 
 @pytest.fixture(params=["nameless files", "no nameless files"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.requests import Listed, TimedOut, Unknown
-from kvstore.http import batch
+from kvstore.http.routes import batch
 from tests.kvstore.http.conftest import Node, Reply
 
 JSON = {"Content-Type": "application/json"}

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kvstore.http.key_path import KEY_BYTES_MAX, decode_key, percent_decode
-from kvstore.http.problems import Problem
+from kvstore.http.incoming.key_path import KEY_BYTES_MAX, decode_key, percent_decode
+from kvstore.http.outgoing.problems import Problem
 
 KEYS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=200)
 

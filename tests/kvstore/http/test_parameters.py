@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.levels import Level
-from kvstore.http import parameters
-from kvstore.http.parameters import Choice, parameter_set
-from kvstore.http.problems import Problem
+from kvstore.http.incoming import parameters
+from kvstore.http.incoming.parameters import Choice, parameter_set
+from kvstore.http.outgoing.problems import Problem
 
 KNOWN = parameter_set(Level.STRONG)
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from cluster.levels import Level
-from kvstore.http.answer import http_date
-from kvstore.http.media import accepts, checked_type
-from kvstore.http.problems import CODES, Problem
-from kvstore.http.receipts import age, receipt, receipt_of_refusal
-from kvstore.http.routes import KEYS
+from kvstore.http.incoming.media import accepts, checked_type
+from kvstore.http.outgoing.answer import http_date
+from kvstore.http.outgoing.problems import CODES, Problem
+from kvstore.http.outgoing.receipts import age, receipt, receipt_of_refusal
+from kvstore.http.routes.table import KEYS
 from tests.kvstore.http.conftest import Node
 from tests.kvstore.http.honest_backend import ThreeNodes
 

@@ -7,15 +7,15 @@ from aiohttp.web_request import BaseRequest
 
 from cluster.levels import Level
 from cluster.requests import Condition, Found, ReadRequest, WriteRequest, Written
-from kvstore.http.answer import JSON, Answer, http_date
-from kvstore.http.conditions import ReadCondition, read_condition, write_condition
-from kvstore.http.key_path import decode_key
-from kvstore.http.media import DEFAULT, refuse_encoding, require_acceptable, stored_type
-from kvstore.http.outcomes import read_problem, write_problem
-from kvstore.http.parameters import Choice, Parameters
-from kvstore.http.problems import Problem
-from kvstore.http.receipts import age, receipt, receipt_of_refusal
-from kvstore.http.service import Service
+from kvstore.http.incoming.conditions import ReadCondition, read_condition, write_condition
+from kvstore.http.incoming.key_path import decode_key
+from kvstore.http.incoming.media import DEFAULT, refuse_encoding, require_acceptable, stored_type
+from kvstore.http.incoming.parameters import Choice, Parameters
+from kvstore.http.outgoing.answer import JSON, Answer, http_date
+from kvstore.http.outgoing.outcomes import read_problem, write_problem
+from kvstore.http.outgoing.problems import Problem
+from kvstore.http.outgoing.receipts import age, receipt, receipt_of_refusal
+from kvstore.http.routes.service import Service
 from storage.ballot import unix_ms_of, version_text
 from storage.record import Record
 
@@ -146,5 +146,3 @@ def _no_match(version: int | None) -> Problem:
     shown = None if version is None else version_text(version)
     found = "has no value" if shown is None else f"has version {shown} now"
     return Problem("version-mismatch", f"The key {found}, which If-Match does not name.", outcome="none", version=shown)
-
-

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from cli.errors import CommandFailed, ExitCode
-from cli.layout import (
+from cli.local.layout import (
     BASE_PORT_MAX,
     HOST,
     NODES_MAX,
@@ -22,9 +22,9 @@ from cli.layout import (
     settled_layout,
     write_json,
 )
+from cli.local.supervisor import Supervisor
 from cli.options import DURATION, option, variable_of
 from cli.output import note
-from cli.supervisor import Supervisor
 
 _OWN_OPTIONS = ("--nodes", "--base-port", "--restart-after", "--zones")
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

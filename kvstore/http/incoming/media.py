@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from multidict import CIMultiDictProxy, istr
 
-from kvstore.http.problems import Problem
+from kvstore.http.outgoing.problems import Problem
 
 CONTENT_TYPE_CHARACTERS_MAX = 256
 """It is kept beside every value and sent with every read of it."""

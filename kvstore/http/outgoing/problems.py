@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from kvstore.http.answer import Answer
+from kvstore.http.outgoing.answer import Answer
 
 Outcome = Literal["not-applied", "unknown", "none"]
 

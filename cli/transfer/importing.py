@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.listing import pages_by
-from cli.patience import Patience
-from cli.progress import Progress
-from cli.source_folder import SourceFile, Trouble, files_below, read_file
-from cli.workers import work_on_all
+from cli.data.listing import pages_by
+from cli.transfer.patience import Patience
+from cli.transfer.progress import Progress
+from cli.transfer.source_folder import SourceFile, Trouble, files_below, read_file
+from cli.transfer.workers import work_on_all
 from kvstore.client_errors import Problem
 from kvstore.paths import key_path
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.errors import CommandFailed, ExitCode
-from cli.supervisor import NodePlan
+from cli.local.supervisor import NodePlan
 
 HOST = "127.0.0.1"
 PEER_PORT_OFFSET = 100

@@ -8,12 +8,12 @@ from typing import Literal
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from cluster.requests import ALWAYS, Condition, ReadRequest, WriteRequest
-from kvstore.http.conditions import IF_ABSENT, bad_fence, checked_level, parse_if_match
-from kvstore.http.key_path import checked_key
-from kvstore.http.media import DEFAULT, checked_type
-from kvstore.http.parameters import BatchChoice
-from kvstore.http.problems import Problem
-from kvstore.http.strict_json import decode_json, refuse_ambiguity
+from kvstore.http.incoming.conditions import IF_ABSENT, bad_fence, checked_level, parse_if_match
+from kvstore.http.incoming.key_path import checked_key
+from kvstore.http.incoming.media import DEFAULT, checked_type
+from kvstore.http.incoming.parameters import BatchChoice
+from kvstore.http.incoming.strict_json import decode_json, refuse_ambiguity
+from kvstore.http.outgoing.problems import Problem
 
 OPERATIONS_MAX = 1_000
 BODY_BYTES_MAX = 16 << 20

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cli.listing import pages_by
-from cli.patience import Patience
-from cli.progress import Progress
-from cli.source_folder import Trouble
-from cli.target_folder import TargetFolder, folders_of, unsafe_because
-from cli.workers import work_on_all
+from cli.data.listing import pages_by
+from cli.transfer.patience import Patience
+from cli.transfer.progress import Progress
+from cli.transfer.source_folder import Trouble
+from cli.transfer.target_folder import TargetFolder, folders_of, unsafe_because
+from cli.transfer.workers import work_on_all
 from kvstore.client_errors import Problem
 from kvstore.paths import key_path
 

@@ -12,7 +12,7 @@ from multidict import CIMultiDictProxy, istr
 
 from cluster.levels import Level
 from cluster.requests import ALWAYS, Condition, ConditionKind
-from kvstore.http.problems import Problem
+from kvstore.http.outgoing.problems import Problem
 from storage.ballot import parse_version
 
 Headers = CIMultiDictProxy[str]

@@ -7,8 +7,8 @@ import asyncio
 from aiohttp import hdrs
 from aiohttp.web_request import BaseRequest
 
-from kvstore.http.answer import CONTINUE
-from kvstore.http.problems import Problem, overloaded
+from kvstore.http.outgoing.answer import CONTINUE
+from kvstore.http.outgoing.problems import Problem, overloaded
 
 
 class Bodies:

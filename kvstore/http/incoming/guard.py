@@ -14,7 +14,7 @@ from aiohttp import HttpVersion10, HttpVersion11, hdrs
 from aiohttp.web_request import BaseRequest
 
 from kvstore.addresses import parse_host
-from kvstore.http.problems import Problem
+from kvstore.http.outgoing.problems import Problem
 
 REMEMBERED_MAX = 1_024
 """Host headers found good; a cluster is called by a handful of names."""

@@ -16,16 +16,16 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from cluster.requests import Found, ReadRequest, WriteRequest, Written
-from kvstore.http.answer import JSON, Answer
-from kvstore.http.conditions import refuse_fence
-from kvstore.http.listing import value_members
-from kvstore.http.media import refuse_encoding, require_acceptable, require_json
-from kvstore.http.operations import BODY_BYTES_MAX, parse_batch, parse_operation
-from kvstore.http.outcomes import read_problem, write_problem
-from kvstore.http.parameters import BatchChoice
-from kvstore.http.problems import Extra, Outcome, Problem, document, overloaded
-from kvstore.http.receipts import receipt_of_batch, receipt_of_refusal
-from kvstore.http.service import Service
+from kvstore.http.incoming.conditions import refuse_fence
+from kvstore.http.incoming.media import refuse_encoding, require_acceptable, require_json
+from kvstore.http.incoming.parameters import BatchChoice
+from kvstore.http.outgoing.answer import JSON, Answer
+from kvstore.http.outgoing.outcomes import read_problem, write_problem
+from kvstore.http.outgoing.problems import Extra, Outcome, Problem, document, overloaded
+from kvstore.http.outgoing.receipts import receipt_of_batch, receipt_of_refusal
+from kvstore.http.routes.listing import value_members
+from kvstore.http.routes.operations import BODY_BYTES_MAX, parse_batch, parse_operation
+from kvstore.http.routes.service import Service
 from kvstore.logs import escape_key
 from storage.ballot import version_text
 

@@ -15,14 +15,12 @@ from cluster.requests import (
     Unknown,
 )
 from kvstore.http.backend import ClusterView
-from kvstore.http.problems import Problem, overloaded
-from kvstore.http.receipts import receipt
+from kvstore.http.outgoing.problems import Problem, overloaded
+from kvstore.http.outgoing.receipts import receipt
 from storage.ballot import version_text
 
 
-def read_problem(
-    view: ClusterView, level: Level, needed: int, outcome: Unavailable | Overloaded | TimedOut
-) -> Problem:
+def read_problem(view: ClusterView, level: Level, needed: int, outcome: Unavailable | Overloaded | TimedOut) -> Problem:
     """Why a read or a listing has no answer."""
     match outcome:
         case Unavailable():

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from kvstore.http.problems import Problem
+from kvstore.http.outgoing.problems import Problem
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ import msgspec
 from aiohttp.web_request import BaseRequest
 
 from kvstore import metrics
-from kvstore.http.answer import JSON, Answer
-from kvstore.http.service import Service
+from kvstore.http.outgoing.answer import JSON, Answer
+from kvstore.http.routes.service import Service
 from kvstore.metrics import Metrics
 
 

@@ -8,14 +8,14 @@ import msgspec
 from aiohttp.web_request import BaseRequest
 
 from cluster.requests import Listed, ListRequest
-from kvstore.http.answer import JSON, Answer
-from kvstore.http.conditions import refuse_fence
-from kvstore.http.media import require_acceptable
-from kvstore.http.outcomes import read_problem
-from kvstore.http.parameters import ListChoice
-from kvstore.http.problems import Problem
-from kvstore.http.receipts import receipt, receipt_of_refusal
-from kvstore.http.service import Service
+from kvstore.http.incoming.conditions import refuse_fence
+from kvstore.http.incoming.media import require_acceptable
+from kvstore.http.incoming.parameters import ListChoice
+from kvstore.http.outgoing.answer import JSON, Answer
+from kvstore.http.outgoing.outcomes import read_problem
+from kvstore.http.outgoing.problems import Problem
+from kvstore.http.outgoing.receipts import receipt, receipt_of_refusal
+from kvstore.http.routes.service import Service
 from storage.ballot import version_text
 from storage.engine import ScanEntry
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from aiohttp.web_request import BaseRequest
 
-from kvstore.http.answer import Answer
-from kvstore.http.batch import Batch
-from kvstore.http.cluster import ClusterPages
-from kvstore.http.health import Health
-from kvstore.http.kv import KeyValue
-from kvstore.http.listing import Listing
-from kvstore.http.openapi import OpenApi
-from kvstore.http.service import Service
+from kvstore.http.outgoing.answer import Answer
+from kvstore.http.routes.batch import Batch
+from kvstore.http.routes.cluster import ClusterPages
+from kvstore.http.routes.health import Health
+from kvstore.http.routes.kv import KeyValue
+from kvstore.http.routes.listing import Listing
+from kvstore.http.routes.openapi import OpenApi
+from kvstore.http.routes.service import Service
 
 KEYS = "/v1/kv/"
 """What comes behind this is a key."""

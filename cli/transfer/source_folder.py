@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from cli.values import TooLarge, read_limited
+from cli.data.values import TooLarge, read_limited
 
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 _TYPES = mimetypes.MimeTypes()  # the built-in table alone: the same type for a name on every machine

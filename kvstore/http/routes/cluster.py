@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 from aiohttp.web_request import BaseRequest
 
-from kvstore.http.answer import JSON, Answer
 from kvstore.http.backend import Unreachable
-from kvstore.http.media import require_acceptable
-from kvstore.http.service import Service
+from kvstore.http.incoming.media import require_acceptable
+from kvstore.http.outgoing.answer import JSON, Answer
+from kvstore.http.routes.service import Service
 from storage.ballot import version_text
 
 

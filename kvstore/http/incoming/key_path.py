@@ -5,7 +5,7 @@ Lax decoders leave `%zz` and `%ff` as they are: then `%ff` and `%25ff` are one k
 
 from __future__ import annotations
 
-from kvstore.http.problems import Problem
+from kvstore.http.outgoing.problems import Problem
 
 KEY_BYTES_MAX = 1_024
 """A key stands in the request line, three characters a byte when escaped: two of them fit aiohttp's 8,190."""

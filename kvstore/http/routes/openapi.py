@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 from aiohttp.web_request import BaseRequest
 
-from kvstore.http.answer import JSON, Answer
-from kvstore.http.operations import BODY_BYTES_MAX, OPERATIONS_MAX
-from kvstore.http.parameters import LIST_LIMIT, LIST_LIMIT_MAX, TIMEOUT_S, TIMEOUT_S_MAX
-from kvstore.http.problems import CODES
-from kvstore.http.service import Service
+from kvstore.http.incoming.parameters import LIST_LIMIT, LIST_LIMIT_MAX, TIMEOUT_S, TIMEOUT_S_MAX
+from kvstore.http.outgoing.answer import JSON, Answer
+from kvstore.http.outgoing.problems import CODES
+from kvstore.http.routes.operations import BODY_BYTES_MAX, OPERATIONS_MAX
+from kvstore.http.routes.service import Service
 
 Node = dict[str, Any]
 

@@ -10,10 +10,10 @@ from urllib.parse import quote
 import click
 
 from cli.connection import with_client
-from cli.listing import pages
+from cli.data.listing import pages
+from cli.data.values import value_of
 from cli.options import DURATION, KEY, Choices, option, reading_options, writing_options
 from cli.output import RowStream, note, show_fields, write_bytes
-from cli.values import value_of
 from kvstore.client_errors import Problem
 from kvstore.paths import key_path
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvstore.http.backend import Backend, ClusterView
-from kvstore.http.body import Bodies
-from kvstore.http.parameters import ParameterSet
+from kvstore.http.incoming.body import Bodies
+from kvstore.http.incoming.parameters import ParameterSet
 
 
 @dataclass(frozen=True, slots=True)

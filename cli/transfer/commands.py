@@ -12,13 +12,13 @@ import click
 
 from cli.connection import with_client
 from cli.errors import ExitCode
-from cli.exporting import Exporter, ExportReport
-from cli.importing import Importer, ImportReport
 from cli.options import DURATION, KEY, LEVELS, Choices, choices_options, option, together
 from cli.output import note, show_fields, visible, wants_json
-from cli.patience import Patience
-from cli.progress import Progress, progress_of
-from cli.target_folder import TargetFolder
+from cli.transfer.exporting import Exporter, ExportReport
+from cli.transfer.importing import Importer, ImportReport
+from cli.transfer.patience import Patience
+from cli.transfer.progress import Progress, progress_of
+from cli.transfer.target_folder import TargetFolder
 
 if TYPE_CHECKING:
     from kvstore.http_client import HttpClient

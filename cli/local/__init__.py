@@ -1,0 +1,1 @@
+"""Nodes on this machine: serve, and dev, which supervises several."""

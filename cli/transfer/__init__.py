@@ -1,0 +1,1 @@
+"""Whole folders: import and export."""

@@ -1,0 +1,1 @@
+"""What a request says, taken apart strictly: nothing is guessed and nothing ignored."""

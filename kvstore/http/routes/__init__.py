@@ -1,0 +1,1 @@
+"""One module per subject that is served, and the table that leads to them."""
