@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from cli.target_folder import TargetFolder
+from cli.transfer.target_folder import TargetFolder
 from tests.cluster.cli_runner import Cli
 from tests.cluster.harness import ClusterHarness, wait_until
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.source_folder import SourceFile, files_below
+from cli.transfer.source_folder import SourceFile, files_below
 from tests.cluster.cli_runner import Cli
 from tests.cluster.dev_runner import Dev
 from tests.cluster.harness import is_running, wait_until
