@@ -17,7 +17,8 @@ from storage.engine import ScanEntry
 from storage.record import Record
 
 KEY_BYTES_MAX = 1_024
-"""As applications are told; a peer is held to it too, for a key becomes a row."""
+"""Applications and peers are held to it. A key stands in the request line, three characters a byte when escaped: two
+of them fit aiohttp's 8,190."""
 Key = Annotated[bytes, msgspec.Meta(min_length=1, max_length=KEY_BYTES_MAX)]
 
 # -- replies ---------------------------------------------------------------------------------------------------

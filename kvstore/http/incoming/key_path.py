@@ -5,10 +5,8 @@ Lax decoders leave `%zz` and `%ff` as they are: then `%ff` and `%25ff` are one k
 
 from __future__ import annotations
 
+from cluster.protocol.messages import KEY_BYTES_MAX
 from kvstore.http.outgoing.problems import Problem
-
-KEY_BYTES_MAX = 1_024
-"""A key stands in the request line, three characters a byte when escaped: two of them fit aiohttp's 8,190."""
 
 _DIGITS = "0123456789abcdefABCDEF"
 _BYTE_OF = {(high + low).encode(): bytes([int(high + low, 16)]) for high in _DIGITS for low in _DIGITS}
