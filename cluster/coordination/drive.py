@@ -25,7 +25,8 @@ from cluster.tasks import safely
 SWEEP_S = 0.02
 """How often deadlines are looked at, and so how exactly they are kept."""
 PATIENCE_S = 0.1
-"""When a read stops waiting for a slow replica and asks another: far above a healthy answer, far below a timeout."""
+"""When a conversation stops waiting for a slow replica: far above a healthy answer, far below a timeout. Doubled each
+time, for a late answer to an old round is not heard: on a slow network no round would ever hear enough."""
 BACKOFF_S_MIN = 0.004
 BACKOFF_S_MAX = 0.25
 """Pause before another attempt, doubled each time, with jitter, so that two proposers don't duel for ever."""
@@ -104,7 +105,18 @@ def _nobody_proposes(key: bytes, change: Change, needed: int, deadline_s: float,
 class Drive:
     """One conversation about a key with the replicas in `slots`."""
 
-    __slots__ = ("_context", "_key", "_on_end", "_on_expire", "_round", "_slots", "_steps", "deadline_s", "patience_s")
+    __slots__ = (
+        "_context",
+        "_key",
+        "_on_end",
+        "_on_expire",
+        "_round",
+        "_slots",
+        "_steps",
+        "_wait_s",
+        "deadline_s",
+        "patience_s",
+    )
 
     def __init__(
         self,
@@ -119,7 +131,7 @@ class Drive:
         """Exactly one is called: on_end with what the generator returns, or on_expire at the deadline."""
         self._context, self._key, self._steps, self._slots = context, key, steps, slots
         self.deadline_s = deadline_s
-        self.patience_s = float("inf")
+        self.patience_s, self._wait_s = float("inf"), PATIENCE_S
         self._on_end, self._on_expire = on_end, on_expire
         self._round: _Round | None = None
 
@@ -164,6 +176,7 @@ class Drive:
             return
         enough = round_.quorum.verdict is Verdict.ACHIEVED
         if round_.ask.hedge or (round_.ask.linger and enough):
+            self._wait_s *= 2
             self.advance(round_.answers)
 
     def _ask(self, ask: Ask) -> None:
@@ -176,7 +189,7 @@ class Drive:
         slots = ask.slots or self._slots
         self._round = round_ = _Round(self, ask, len(slots))
         if ask.hedge or ask.linger:
-            self.patience_s = context.clock.monotonic_s() + PATIENCE_S
+            self.patience_s = context.clock.monotonic_s() + self._wait_s
         for slot in slots:
             request = ask.request
             if slot == ask.value_from:

@@ -1,0 +1,268 @@
+"""Real cluster nodes over memory engines, and between them a network that does as the test says.
+
+    cluster = await form_cluster()
+    cluster.network.treat(Fate.SILENT, Forward, target=2)   # from now on node 2 never answers a Forward
+    outcome = await cluster.put(0, b"key", b"value")
+
+Time is virtual (virtual_time.py). Whatever a request is told, it must be told by its deadline: put, get and page
+check that on every call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from random import Random
+from typing import TypeVar
+
+from cluster.coordination.drive import SWEEP_S
+from cluster.levels import Level, majority
+from cluster.link.dialler import OnAnswer
+from cluster.membership.topology import Topology, form
+from cluster.node import ClusterNode
+from cluster.protocol.messages import Accept, Answer, Lost, ReplicaRequest, Reply, Request
+from cluster.requests import (
+    ALWAYS,
+    Condition,
+    ListOutcome,
+    ListRequest,
+    ReadOutcome,
+    ReadRequest,
+    WriteOutcome,
+    WriteRequest,
+)
+from cluster.tasks import Tasks
+from storage.ballot import NONE
+from storage.group_commit import GroupCommit
+from storage.memory import MemoryEngine
+from storage.record import Record
+from tests.coordination.virtual_time import VirtualClock
+
+PARTITIONS = 8
+GRACE_S = 3 * SWEEP_S
+"""By how much a deadline may be missed: two sweeps, one behind the other, and the way between them."""
+MANY_KEYS = [b"key-%d" % number for number in range(1000)]
+Result = TypeVar("Result")
+
+
+class Fate(Enum):
+    """What becomes of a request on its way to another node."""
+
+    DELIVERED = "handled and answered"
+    UNSENT = "the connection is known to be down: it never left"
+    LOST = "it never arrived, and the connection broke"
+    SILENT = "it never arrived and no answer comes: the other process is paused"
+    ANSWER_LOST = "handled, but the connection broke before the answer"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One instruction to the network; None and no kinds mean any."""
+
+    fate: Fate
+    kinds: tuple[type, ...]
+    source: int | None
+    target: int | None
+    answer_after_s: float
+    then: Callable[[], None] | None = None
+    """Called whenever a request meets this rule."""
+
+    def covers(self, source: int, target: int, request: Request) -> bool:
+        return (
+            self.source in (None, source)
+            and self.target in (None, target)
+            and (not self.kinds or isinstance(request, self.kinds))
+        )
+
+
+AS_USUAL = Rule(Fate.DELIVERED, (), None, None, 0.0)
+
+
+@dataclass
+class Network:
+    """Who hears whom. Of several rules that cover a request the newest counts."""
+
+    nodes: list[Node] = field(default_factory=list)
+    rules: list[Rule] = field(default_factory=list)
+    down: set[int] = field(default_factory=set)
+    """Nodes that nobody takes for alive."""
+
+    def treat(
+        self,
+        fate: Fate,
+        *kinds: type,
+        source: int | None = None,
+        target: int | None = None,
+        answer_after_s: float = 0.0,
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        self.rules.append(Rule(fate, kinds, source, target, answer_after_s, then))
+
+    def cut_off(self, slot: int) -> None:
+        """The node is gone and everybody knows it."""
+        self.down.add(slot)
+        self.treat(Fate.UNSENT, source=slot)
+        self.treat(Fate.UNSENT, target=slot)
+
+    def heal(self) -> None:
+        self.rules.clear()
+        self.down.clear()
+
+    def rule_for(self, source: int, target: int, request: Request) -> Rule:
+        return next((rule for rule in reversed(self.rules) if rule.covers(source, target, request)), AS_USUAL)
+
+
+class FakeTransport:
+    """One node's end of the network."""
+
+    def __init__(self, network: Network, slot: int) -> None:
+        self._network, self._slot = network, slot
+
+    def is_alive(self, slot: int) -> bool:
+        return slot == self._slot or slot not in self._network.down
+
+    def send(self, slot: int, request: Request, on_answer: OnAnswer) -> None:
+        node, loop = self._network.nodes[slot], asyncio.get_running_loop()
+        if slot == self._slot:
+            node.on_request(request, 0, on_answer, slot)
+            return
+        rule = self._network.rule_for(self._slot, slot, request)
+        if rule.then is not None:
+            rule.then()
+        if rule.fate in (Fate.UNSENT, Fate.LOST):
+            loop.call_soon(on_answer, slot, Lost(sent=rule.fate is Fate.LOST))
+        elif rule.fate is not Fate.SILENT:
+
+            def respond(_: int, reply: Reply) -> None:
+                answer: Answer = Lost(sent=True) if rule.fate is Fate.ANSWER_LOST else reply
+                loop.call_later(rule.answer_after_s, on_answer, slot, answer)
+
+            loop.call_soon(node.on_request, request, 0, respond, 0)
+
+
+class Node(ClusterNode):
+    """A cluster node, and what a test wants to lay its hands on."""
+
+    engine: MemoryEngine
+    disk: asyncio.Event
+    """Cleared, every commit of this node waits."""
+    clock: VirtualClock
+    commits: GroupCommit
+
+
+class Cluster:
+    """Some nodes n0, n1, ... in slots 0, 1, ..."""
+
+    def __init__(self, topology: Topology) -> None:
+        self.topology, self.network = topology, Network()
+        self.nodes = self.network.nodes
+
+    async def add(self, slot: int) -> None:
+        disk, clock, tasks = asyncio.Event(), VirtualClock(), Tasks()
+        disk.set()
+
+        async def commit_delay() -> None:
+            await asyncio.sleep(0)
+            await disk.wait()
+
+        engine = MemoryEngine(commit_delay=commit_delay)
+        await engine.open()
+        commits = GroupCommit(engine, _commit_failed)
+        commits.start()
+        node = Node(
+            slot=slot,
+            topology=lambda: self.topology,
+            engine=engine,
+            commits=commits,
+            transport=FakeTransport(self.network, slot),
+            clock=clock,
+            random=Random(slot),
+            tasks=tasks,
+            cache_bytes_max=1 << 24,
+            clock_offset_max_s=5.0,
+        )
+        node.engine, node.disk, node.clock, node.commits = engine, disk, clock, commits
+        self.nodes.append(node)
+
+    def key_led_by(self, slot: int) -> bytes:
+        """A key whose primary is that node while all are well."""
+        return next(key for key in MANY_KEYS if self.topology.replicas_of(key)[0] == slot)
+
+    def key_without(self, slot: int) -> bytes:
+        """A key of which that node holds no replica."""
+        return next(key for key in MANY_KEYS if slot not in self.topology.replicas_of(key))
+
+    # -- what applications ask ---------------------------------------------------------------------------------
+
+    async def put(
+        self,
+        at: int,
+        key: bytes,
+        value: bytes,
+        *,
+        level: Level = Level.STRONG,
+        needed: int | None = None,
+        timeout_s: float = 5.0,
+        condition: Condition = ALWAYS,
+    ) -> WriteOutcome:
+        request = WriteRequest(key, value, "", level, self._needed(level, needed), timeout_s, condition)
+        return await _in_time(self.nodes[at].write(request), timeout_s)
+
+    async def get(
+        self, at: int, key: bytes, *, level: Level = Level.STRONG, needed: int | None = None, timeout_s: float = 5.0
+    ) -> ReadOutcome:
+        request = ReadRequest(key, level, self._needed(level, needed), timeout_s)
+        return await _in_time(self.nodes[at].read(request), timeout_s)
+
+    async def page(self, at: int, prefix: bytes, *, level: Level = Level.STRONG, timeout_s: float = 5.0) -> ListOutcome:
+        request = ListRequest(prefix, None, 100, True, level, self._needed(level, None), timeout_s)
+        return await _in_time(self.nodes[at].page(request), timeout_s)
+
+    def _needed(self, level: Level, needed: int | None) -> int:
+        return needed or (majority(self.topology.n) if level is Level.STRONG else 1)
+
+    # -- behind the scenes -------------------------------------------------------------------------------------
+
+    async def ask(self, slot: int, request: ReplicaRequest) -> Reply:
+        """One message to one replica, as a peer would send it."""
+        answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.nodes[slot].on_request(request, 0, lambda _, reply: answered.set_result(reply), 0)
+        return await answered
+
+    async def leave_unsettled(self, slot: int, key: bytes, value: bytes) -> Record:
+        """Only this replica has a strong proposal: its proposer died after the first accept."""
+        ballot = self.nodes[slot].ballots.tick(max(self._promised(node, key) for node in self.nodes))
+        record = Record(ballot, ballot, False, value)
+        await self.ask(slot, Accept(key, record, NONE))
+        return record
+
+    def values_on_disk(self, key: bytes) -> list[bytes | None]:
+        """What each node has committed under the key, by slot."""
+        states = [node.engine.folder.states.get(key) for node in self.nodes]
+        return [state.record.value if state is not None and state.record is not None else None for state in states]
+
+    @staticmethod
+    def _promised(node: ClusterNode, key: bytes) -> int:
+        state = node.replica.peek(key)
+        return state.promised if state is not None else NONE
+
+
+async def form_cluster(count: int = 3, *, replicas: int = 3) -> Cluster:
+    """That many nodes, all at work."""
+    addresses = {f"n{slot}": ("127.0.0.1", 7100 + slot) for slot in range(count)}
+    cluster = Cluster(form("test", addresses, {}, replicas, PARTITIONS))
+    for slot in range(count):
+        await cluster.add(slot)
+    for node in cluster.nodes:
+        await node.start()
+    return cluster
+
+
+async def _in_time(work: Awaitable[Result], timeout_s: float) -> Result:
+    return await asyncio.wait_for(work, timeout_s + GRACE_S)
+
+
+def _commit_failed(error: BaseException) -> None:
+    raise error
