@@ -1,0 +1,71 @@
+"""The queue of a key: what waits for what, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cluster.coordination import primary
+from cluster.levels import Level
+from cluster.requests import Found, Overloaded, Unknown, Written
+from tests.coordination.three_nodes import Fate, form_cluster
+
+
+async def test_a_write_to_all_replicas_holds_up_nobody_else() -> None:
+    """A write with w=3 and a long timeout kept its key to itself until the third, paused replica answered.
+
+    Every other write of the key waited behind it and timed out.
+    """
+    cluster = await form_cluster()
+    key = cluster.key_led_by(0)
+    await cluster.put(0, key, b"before")
+    cluster.network.treat(Fate.SILENT, target=2)
+    to_all = asyncio.create_task(cluster.put(0, key, b"to all", needed=3, timeout_s=6))
+    await asyncio.sleep(0.05)
+    assert isinstance(await cluster.put(0, key, b"strong", timeout_s=0.5), Written)
+    assert isinstance(await cluster.put(1, key, b"weak", level=Level.WEAK, timeout_s=0.5), Written)
+    assert isinstance(await to_all, Unknown)
+
+
+async def test_what_waited_too_long_in_the_queue_was_never_sent() -> None:
+    """It is told so in time, and does not come up after its client has left."""
+    cluster = await form_cluster()
+    key = cluster.key_led_by(0)
+    cluster.network.treat(Fate.SILENT, source=0)
+    first = asyncio.create_task(cluster.put(0, key, b"first", timeout_s=2))
+    await asyncio.sleep(0)
+    assert isinstance(await cluster.put(0, key, b"second", timeout_s=1), Overloaded)
+    await first
+    cluster.network.heal()
+    assert isinstance(await cluster.put(0, key, b"third"), Written)
+    await asyncio.sleep(2)
+    assert set(cluster.values_on_disk(key)) == {b"third"}
+
+
+async def test_a_full_queue_refuses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who would only wait longer than any timeout is told so before it waits."""
+    monkeypatch.setattr(primary, "QUEUE_MAX", 3)
+    cluster = await form_cluster()
+    key = cluster.key_led_by(0)
+    cluster.network.treat(Fate.SILENT, source=0)
+    waiting = [asyncio.create_task(cluster.put(0, key, b"%d" % number, timeout_s=2)) for number in range(4)]
+    await asyncio.sleep(0)
+    began_s = asyncio.get_running_loop().time()
+    assert isinstance(await cluster.put(0, key, b"one too many", timeout_s=2), Overloaded)
+    assert asyncio.get_running_loop().time() == began_s
+    await asyncio.gather(*waiting)
+
+
+async def test_strong_writes_of_one_key_are_applied_in_the_order_they_came() -> None:
+    """They queue instead of duelling, however many there are."""
+    cluster = await form_cluster()
+    key = cluster.key_led_by(0)
+    outcomes = await asyncio.gather(*(cluster.put(0, key, b"%d" % number) for number in range(200)))
+    versions = [outcome.version for outcome in outcomes if isinstance(outcome, Written)]
+    assert len(versions) == 200
+    assert versions == sorted(versions)
+    read = await cluster.get(1, key)
+    assert isinstance(read, Found)
+    assert read.record is not None
+    assert read.record.value == b"199"
