@@ -1,0 +1,147 @@
+"""The replica: what it answers while records are loaded, and what it keeps in memory."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cluster.ballot_clock import AHEAD_MS_MAX, BALLOT_MS_SHIFT
+from cluster.protocol.messages import Accept, Accepted, Held, Prepare, Promised, Read, Reply, Unfit
+from cluster.replica.record_cache import ENTRY_OVERHEAD_BYTES, RecordCache
+from storage.ballot import BALLOT_MAX, NONE
+from storage.record import Record, ReplicaState
+from tests.coordination.three_nodes import Cluster, form_cluster
+
+KEY = b"key"
+
+
+def _record(cluster: Cluster, slot: int, value: bytes, *, weak: bool = False) -> Record:
+    ballot = cluster.nodes[slot].ballots.tick()
+    return Record(ballot, ballot, weak, value)
+
+
+async def test_one_failing_callback_leaves_no_other_key_unanswered() -> None:
+    """Keys are loaded many at a time; when answering the first of them failed, the others were mute for ever."""
+    cluster = await form_cluster()
+    replica, answered = cluster.nodes[0].replica, asyncio.Event()
+    replica.handle(Read(b"a", value=True), _fail, 0)
+    replica.handle(Read(b"a", value=True), lambda *_: answered.set(), 0)
+    replica.handle(Read(b"b", value=True), lambda *_: answered.set(), 0)
+    for _ in range(2):
+        await asyncio.wait_for(answered.wait(), 1)
+        answered.clear()
+        replica.handle(Read(b"b", value=True), lambda *_: answered.set(), 0)
+
+
+def _fail(*_: object) -> None:
+    raise RuntimeError("this callback fails")
+
+
+async def test_requests_of_a_key_are_answered_in_the_order_they_came() -> None:
+    """Also those that waited for the key to be loaded."""
+    cluster = await form_cluster()
+    said: list[int] = []
+    for number in range(20):
+        cluster.nodes[0].replica.handle(Read(KEY, value=True), lambda token, _: said.append(token), number)
+    await asyncio.sleep(1)
+    assert said == list(range(20))
+
+
+async def test_a_reply_waits_for_the_commit_of_what_it_shows() -> None:
+    """A value in memory that is not on disk was never there if the power goes: a read waits for it too."""
+    cluster = await form_cluster()
+    node = cluster.nodes[0]
+    await cluster.ask(0, Read(KEY, value=True))
+    node.disk.clear()
+    record = _record(cluster, 0, b"value")
+    replies: list[Reply] = []
+    for request in (Accept(KEY, record, NONE), Read(KEY, value=True)):
+        node.replica.handle(request, lambda _, reply: replies.append(reply), 0)
+    await asyncio.sleep(1)
+    assert replies == []
+    assert node.replica.peek_committed(KEY) is None
+    node.disk.set()
+    await asyncio.sleep(1)
+    assert replies == [Accepted(False), Held(record, False)]
+
+
+async def test_a_weak_record_that_is_pushed_out_is_kept_aside_before_the_answer() -> None:
+    """What pushed it out may itself fail, and the weak write was acknowledged."""
+    cluster = await form_cluster()
+    weak, strong = _record(cluster, 0, b"weak", weak=True), _record(cluster, 0, b"strong")
+    await cluster.ask(0, Accept(KEY, weak, NONE))
+    assert await cluster.ask(0, Accept(KEY, strong, NONE)) == Accepted(False)
+    assert cluster.nodes[0].engine.folder.kept_aside == {(KEY, weak.origin): weak}
+
+
+@pytest.mark.parametrize("ahead", [BALLOT_MAX, AHEAD_MS_MAX << BALLOT_MS_SHIFT], ids=["the last ballot", "a year"])
+async def test_a_ballot_from_far_ahead_changes_nothing(ahead: int) -> None:
+    """One such ballot, promised and absorbed, used up the numbers: the node could write no more and died.
+
+    Whoever sent it has a broken clock, or is no friend.
+    """
+    cluster = await form_cluster()
+    ballot = min(BALLOT_MAX, cluster.nodes[0].ballots.tick() + ahead)
+    record = Record(ballot, ballot, False, b"poison")
+    small = _record(cluster, 0, b"small")
+    for request in (Prepare(KEY, ballot), Accept(KEY, record, NONE), Accept(KEY, small, ballot)):
+        assert isinstance(await cluster.ask(0, request), Unfit)
+    own = cluster.nodes[0].ballots.tick()
+    assert own < ballot
+    assert await cluster.ask(0, Prepare(KEY, own)) == Promised(None)
+
+
+async def test_a_damaged_record_takes_part_in_nothing() -> None:
+    """Its promise may be gone with it; the key's other replicas go on."""
+    cluster = await form_cluster()
+    cluster.nodes[0].engine.damage(KEY, "the checksum does not match")
+    for request in (Read(KEY, value=True), Prepare(KEY, cluster.nodes[1].ballots.tick())):
+        assert isinstance(await cluster.ask(0, request), Unfit)
+    assert type(await cluster.put(1, KEY, b"value")).__name__ == "Written"
+    assert cluster.nodes[0].replica.peek(KEY) is None
+
+
+# -- the cache -----------------------------------------------------------------------------------------------------
+
+
+def _cached(cache: RecordCache, key: bytes, ticket: int, size: int = 0) -> None:
+    cache.put(key, ReplicaState(1, Record(1, 1, False, bytes(size))), ticket)
+
+
+def test_the_cache_never_drops_what_is_not_committed() -> None:
+    """Loaded again from disk, the key would have forgotten a promise or a record that it may show any moment."""
+    cache = RecordCache(3 * ENTRY_OVERHEAD_BYTES)
+    for ticket in range(1, 11):
+        _cached(cache, b"%d" % ticket, ticket)
+        cache.shrink(committed=0)
+    assert len(cache) == 10
+    cache.shrink(committed=4)
+    assert [cache.get(b"%d" % ticket) is not None for ticket in range(1, 11)] == [False] * 4 + [True] * 6
+    cache.shrink(committed=10)
+    assert cache.size_bytes <= 3 * ENTRY_OVERHEAD_BYTES
+
+
+def test_the_cache_drops_the_least_recently_used_first() -> None:
+    """Reading counts as use."""
+    cache = RecordCache(3 * (ENTRY_OVERHEAD_BYTES + 1))
+    for key in (b"a", b"b", b"c"):
+        _cached(cache, key, 0)
+    cache.get(b"a")
+    _cached(cache, b"d", 0)
+    cache.shrink(committed=0)
+    assert [cache.get(key) is not None for key in (b"a", b"b", b"c", b"d")] == [True, False, True, True]
+
+
+def test_the_cache_counts_the_bytes_of_what_it_holds_and_no_others() -> None:
+    """Over replacement and dropping; a bound that drifts is none."""
+    cache = RecordCache(10_000)
+    for size in (5_000, 100, 8_000):
+        _cached(cache, b"key", 0, size)
+        assert cache.size_bytes == ENTRY_OVERHEAD_BYTES + 3 + size
+    _cached(cache, b"other", 0, 9_000)
+    cache.shrink(committed=0)
+    assert cache.size_bytes == ENTRY_OVERHEAD_BYTES + 5 + 9_000
+    _cached(cache, b"huge", 0, 50_000)
+    cache.shrink(committed=0)
+    assert (len(cache), cache.size_bytes) == (0, 0)
