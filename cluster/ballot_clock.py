@@ -45,20 +45,21 @@ class BallotClock:
         self._ceiling_ms = self._asked_ms = ceiling_ms
         self._last = max(ceiling_ms - EPOCH_MS, 0) * COUNTERS_MAX
         self._waiting: list[Callable[[], None]] = []
+        self.credible_max = self._bound()
+        """No clock can have given out a ballot above this by now; kept up by follow_wall."""
 
     def now_ms(self) -> int:
         """Physical Unix time in milliseconds, as this clock sees it."""
         return self._offset_ms + int(self._clock.monotonic_s() * 1000)
+
+    def _bound(self) -> int:
+        return (self.now_ms() + AHEAD_MS_MAX - EPOCH_MS) << BALLOT_MS_SHIFT
 
     def tick(self, above: int = NONE) -> int:
         """A new ballot, above `above` and above every ballot given out or absorbed before."""
         physical = (self.now_ms() - EPOCH_MS) << COUNTER_BITS
         self._last = max(physical, self._last + 1, (above >> SLOT_BITS) + 1)
         return (self._last << SLOT_BITS) | self._slot
-
-    def is_credible(self, ballot: int) -> bool:
-        """Whether some clock can have given out this ballot by now."""
-        return (ballot >> BALLOT_MS_SHIFT) + EPOCH_MS < self.now_ms() + AHEAD_MS_MAX
 
     def absorb(self, ballot: int) -> None:
         """From now on ballots are above this one, which another node gave out."""
@@ -105,4 +106,5 @@ class BallotClock:
         step_ms = self._clock.wall_ms() - self.now_ms()
         if abs(step_ms) <= allowed_offset_s * 1000:
             self._offset_ms += step_ms
+        self.credible_max = self._bound()
         return step_ms / 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from random import Random
 from typing import Protocol
@@ -12,7 +13,7 @@ from cluster.clock import Clock
 from cluster.link.dialler import Dialler, OnAnswer, Peer
 from cluster.link.handshake import Identity
 from cluster.link.listener import Listener, OnRequest
-from cluster.membership.failure_detector import FailureDetector
+from cluster.membership.failure_detector import HEARTBEAT_INTERVAL_S, FailureDetector
 from cluster.membership.topology import Topology
 from cluster.protocol.messages import Request
 from cluster.tasks import Tasks
@@ -65,13 +66,14 @@ class PeerTransport:
         self.identities: dict[int, Identity] = {}
         """What each peer said of itself when it was last heard, by slot."""
         self.slot = -1
+        self._alive: set[int] = set()
         self._listener = Listener(
             identity, secret, clock, random, topology=topology, on_hello=self._on_hello, on_request=on_request
         )
 
     async def start(self, host: str, port: int, slot: int, peers: Iterable[Peer]) -> None:
         """Listens and begins to dial. Raises OSError when the address can't be had."""
-        self.slot = slot
+        self.slot, self._alive = slot, {slot}
         await self._listener.start(host, port)
         for peer in peers:
             dialler = Dialler(
@@ -83,10 +85,16 @@ class PeerTransport:
                 topology=self._topology,
                 on_heard=self._on_heard,
                 on_up=self._on_up,
-                on_down=self.detector.gone,
+                on_down=self._on_down,
             )
             self._diallers[peer.slot] = dialler
             self._tasks.spawn(dialler.run(), f"dial {peer.name}")
+        self._tasks.spawn(self._look_around_for_ever(), "look who is alive")
+
+    async def _look_around_for_ever(self) -> None:
+        while True:
+            self.look_around()
+            await asyncio.sleep(HEARTBEAT_INTERVAL_S / 2)
 
     async def stop(self) -> None:
         """Stops listening. The diallers end with the node's tasks."""
@@ -100,10 +108,14 @@ class PeerTransport:
             self._diallers[slot].send(request, on_answer)
 
     def is_alive(self, slot: int) -> bool:
-        """See Transport."""
-        if slot == self.slot:
-            return True
-        return self._diallers[slot].is_up and self.detector.is_alive(slot, self._clock.monotonic_s())
+        """See Transport. Looked up several times a request, so it is worked out only now and then."""
+        return slot in self._alive
+
+    def look_around(self) -> None:
+        """Works out anew who seems alive; to be called several times a heartbeat."""
+        now_s = self._clock.monotonic_s()
+        is_up, is_alive = self.is_connected, self.detector.is_alive
+        self._alive = {slot for slot in self._diallers if is_up(slot) and is_alive(slot, now_s)} | {self.slot}
 
     def is_connected(self, slot: int) -> bool:
         """Whether there is a connection to that node, silent or not."""
@@ -116,6 +128,12 @@ class PeerTransport:
 
     def _on_heard(self, slot: int) -> None:
         self.detector.heard(slot, self._clock.monotonic_s())
+        if slot not in self._alive:
+            self.look_around()
+
+    def _on_down(self, slot: int) -> None:
+        self.detector.gone(slot)
+        self._alive.discard(slot)
 
     def _on_hello(self, identity: Identity) -> str | None:
         """A peer proved itself on a connection that it dialled."""

@@ -54,15 +54,15 @@ class Acceptor:
 
     def accept(self, state: ReplicaState, message: Accept) -> Decision:
         """Grants the record when it is newer than what is here and no promise stands in its way."""
-        record = message.record
+        record, held = message.record, state.record
         if not self.is_sound(record):
             return Decision(state, Unfit("a record has no ballot, or one below its origin; the sender is at fault"))
-        if record.ballot == state.ballot:
+        if held is not None and record.ballot == held.ballot:
             return self.accept_again(state, message)
         if not self.may_accept(state, message):
             return Decision(state, self.refusal(state))
         promised = max(state.promised, message.next_ballot or record.ballot)
-        displaced = state.record if self.displaces(state.record, record) else None
+        displaced = held if self.displaces(held, record) else None
         return Decision(ReplicaState(promised, record), Accepted(promised == message.next_ballot), displaced)
 
     def accept_again(self, state: ReplicaState, message: Accept) -> Decision:

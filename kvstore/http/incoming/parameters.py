@@ -16,7 +16,8 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from cluster.levels import Level, QuorumTooLarge, QuorumTooSmall, quorum_size
-from kvstore.http.incoming.key_path import KEY_BYTES_MAX, checked_key, checked_text, percent_decode
+from cluster.protocol.messages import KEY_BYTES_MAX
+from kvstore.http.incoming.key_path import checked_key, checked_text, percent_decode
 from kvstore.http.outgoing.problems import Problem
 
 TIMEOUT_S = 5.0
