@@ -46,7 +46,7 @@ class BallotClock:
         self._last = max(ceiling_ms - EPOCH_MS, 0) * COUNTERS_MAX
         self._waiting: list[Callable[[], None]] = []
         self.credible_max = self._bound()
-        """No clock can have given out a ballot above this by now; kept up by follow_wall."""
+        """No clock can have given out this ballot by now, or one above; kept up by follow_wall."""
 
     def now_ms(self) -> int:
         """Physical Unix time in milliseconds, as this clock sees it."""

@@ -81,7 +81,7 @@ class Replica:
         self, request: Prepare | Accept, state: ReplicaState, ticket: int, respond: Respond, token: int
     ) -> None:
         highest = max(request.record.ballot, request.next_ballot) if type(request) is Accept else request.ballot  # type: ignore[union-attr]
-        if highest > self._clock.credible_max:
+        if highest >= self._clock.credible_max:
             respond(token, Unfit("a ballot lies more than a year ahead; the clock of its node is wrong"))
             return
         self._clock.absorb(highest)

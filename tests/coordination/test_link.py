@@ -254,9 +254,7 @@ async def test_answers_find_their_requests_in_any_order(ends: Ends) -> None:
     dialler = await ends.connect()
     answers: dict[int, Answer] = {}
     for number in range(10):
-        dialler.send(
-            Read(b"%d" % number, value=True), lambda _, answer, number=number: answers.update({number: answer})
-        )
+        dialler.send(Read(b"%d" % number, value=True), partial(_note, answers, number))
     await until(lambda: len(ends.requests) == 10)
     for request, respond, token in reversed(ends.requests):
         assert isinstance(request, Read)
