@@ -211,6 +211,20 @@ async def test_silent_strangers_keep_no_peer_out(ends: Ends, monkeypatch: pytest
     is_over.set()
 
 
+async def test_the_stranger_that_was_here_longest_makes_room(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer is the newest when it calls, and done within milliseconds."""
+    monkeypatch.setattr(listening, "STRANGERS_MAX", 2)
+    port = await ends.listen()
+    oldest, *others = [await asyncio.open_connection(HOST, port) for _ in range(3)]
+    async with asyncio.timeout(PATIENCE_S):
+        assert b"this was the oldest" in await oldest[0].read()
+    assert len(ends.listener._strangers) == 2
+    for reader, writer in others:
+        assert not reader.at_eof()
+        writer.close()
+    oldest[1].close()
+
+
 async def test_an_answer_that_its_asker_cannot_take_ends_nothing_else(ends: Ends) -> None:
     """A merge's future had been cancelled; its late answer ended the connection with all that was in flight."""
     dialler = await ends.connect()

@@ -8,7 +8,9 @@ import pytest
 
 from cluster.coordination import primary
 from cluster.levels import Level
-from cluster.requests import Found, Overloaded, Unknown, Written
+from cluster.protocol.changes import Put
+from cluster.protocol.messages import Outcome
+from cluster.requests import Found, Overloaded, Unavailable, Unknown, Written
 from tests.coordination.three_nodes import Fate, form_cluster
 
 
@@ -29,18 +31,30 @@ async def test_a_write_to_all_replicas_holds_up_nobody_else() -> None:
 
 
 async def test_what_waited_too_long_in_the_queue_was_never_sent() -> None:
-    """It is told so in time, and does not come up after its client has left."""
+    """It is told so in time, and does not come up when its turn would have been, after its client has left."""
     cluster = await form_cluster()
     key = cluster.key_led_by(0)
     cluster.network.treat(Fate.SILENT, source=0)
     first = asyncio.create_task(cluster.put(0, key, b"first", timeout_s=2))
     await asyncio.sleep(0)
     assert isinstance(await cluster.put(0, key, b"second", timeout_s=1), Overloaded)
-    await first
     cluster.network.heal()
-    assert isinstance(await cluster.put(0, key, b"third"), Written)
+    assert isinstance(await first, Unavailable), "its prepare was never answered"
     await asyncio.sleep(2)
-    assert set(cluster.values_on_disk(key)) == {b"third"}
+    assert cluster.values_on_disk(key) == [None, None, None]
+
+
+async def test_a_failing_callback_does_not_keep_the_key() -> None:
+    """Whoever cannot take its outcome harms neither the next in line nor the replica that told it."""
+    cluster = await form_cluster()
+    key, primary = cluster.key_led_by(0), cluster.nodes[0].primary
+    for _ in range(3):
+        primary.submit(key, Put(b"value", ""), 2, asyncio.get_running_loop().time() + 5, _fail)
+    assert isinstance(await cluster.put(0, key, b"next"), Written)
+
+
+def _fail(outcome: Outcome) -> None:
+    raise RuntimeError("this callback fails")
 
 
 async def test_a_full_queue_refuses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

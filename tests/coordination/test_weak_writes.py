@@ -34,18 +34,21 @@ async def test_a_weak_write_told_not_applied_is_never_seen() -> None:
     assert cluster.values_on_disk(KEY) == [None, None, None]
 
 
-async def test_a_weak_write_whose_merge_may_have_arrived_is_never_told_not_applied() -> None:
+@pytest.mark.parametrize("coordinator", ["a replica of the key", "another node"])
+async def test_a_weak_write_whose_merge_may_have_arrived_is_never_told_not_applied(coordinator: str) -> None:
     """Refused by promises, the write was merged by the primary, whose answer was lost; then the other links broke.
 
     That nobody had taken the second round of accepts was reason enough for a 503: the value was there.
     """
-    cluster = await form_cluster()
-    key = cluster.key_led_by(0)
-    await cluster.put(0, key, b"strong")
+    cluster = await form_cluster(4)
+    key = cluster.key_without(3)
+    primary, *others = cluster.topology.replicas_of(key)
+    at = others[0] if coordinator == "a replica of the key" else 3
+    await cluster.put(primary, key, b"strong")
     network = cluster.network
-    links_break = partial(network.treat, Fate.UNSENT, Accept, source=1)
-    network.treat(Fate.ANSWER_LOST, Forward, source=1, then=links_break)
-    outcome = await cluster.put(1, key, b"merged", level=Level.WEAK, needed=2, timeout_s=1.5)
+    links_break = partial(network.treat, Fate.UNSENT, Accept, source=at)
+    network.treat(Fate.ANSWER_LOST, Forward, source=at, then=links_break)
+    outcome = await cluster.put(at, key, b"merged", level=Level.WEAK, needed=2, timeout_s=1.5)
     network.heal()
     await asyncio.sleep(2)
     assert b"merged" in cluster.values_on_disk(key)
