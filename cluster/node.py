@@ -125,10 +125,13 @@ class ClusterNode:
         waiting: list[asyncio.Future[None]] = []
         for slot in self._topology().replicas_of(key):
             found[slot] = None
+            if not self._transport.is_alive(slot):
+                continue
             done: asyncio.Future[None] = loop.create_future()
             waiting.append(done)
             self._transport.send(slot, Read(key, value=False), partial(_note, found, done))
-        await asyncio.wait(waiting, timeout=timeout_s)
+        if waiting:
+            await asyncio.wait(waiting, timeout=timeout_s)
         return found
 
     # -- what peers ask ----------------------------------------------------------------------------------------

@@ -16,10 +16,11 @@ from functools import partial
 from typing import Any
 
 from cluster.coordination.drive import Context, Drive
+from cluster.coordination.read_repair import Repair
 from cluster.levels import Level
 from cluster.membership.topology import Topology
 from cluster.protocol.changes import SETTLE, Put
-from cluster.protocol.messages import Accept, Answer, Outcome, Settled
+from cluster.protocol.messages import Outcome, Settled
 from cluster.protocol.reader import Agreed, NeedsSettling, Newest, StrongRead, WeakRead
 from cluster.protocol.weak_write import Stuck, Taken, WeakWrite
 from cluster.replica.replica import Replica
@@ -35,7 +36,6 @@ from cluster.requests import (
     WriteRequest,
     Written,
 )
-from storage.ballot import NONE
 from storage.record import Record
 
 KeepAside = Callable[[bytes, Record, Callable[[], None]], None]
@@ -193,15 +193,7 @@ class _Reading:
             return
         names = self._topology.names(end.slots)
         _set(self._outcome, Found(end.record, len(names), names))
-        if end.record is not None:
-            self._repair(end.record)
-
-    def _repair(self, record: Record) -> None:
-        """Brings along the replicas that were seen with something older, now that the answer is on its way."""
-        behind = [slot for slot, held in self._read.held.items() if held is None or held.ballot < record.ballot]
-        accept = Accept(self._request.key, record, NONE, yielding=record.weak)
-        for slot in behind:
-            self._coordinator._context.transport.send(slot, accept, _ignore)
+        Repair(self._coordinator._context, self._topology, self._request.key).begin(end.record, self._read.held)
 
     def _settled(self, outcome: Outcome) -> None:
         """What the primary made of it; a read that met trouble may simply begin anew."""
@@ -215,10 +207,6 @@ class _Reading:
 
     def _expired(self) -> None:
         _set(self._outcome, TimedOut(self._request.needed, len(self._read.held), ()))
-
-
-def _ignore(slot: int, answer: Answer) -> None:
-    """A repair that was refused or lost is left to the next read."""
 
 
 def _set(future: asyncio.Future[Any], value: object) -> None:

@@ -135,11 +135,11 @@ class _Proposal:
 
     def _undecided(self) -> None:
         """The deadline came first."""
-        sent, got = self._proposer.sent, self._proposer.granted
-        if sent is None:
-            self._release_and_answer(Unavailable(self._needed, got, ()))
+        proposer = self._proposer
+        if proposer.sent is None:
+            self._release_and_answer(Unavailable(self._needed, proposer.promised, ()))
         else:
-            self._release_and_answer(Unknown(self._needed, got, (), sent))
+            self._release_and_answer(Unknown(self._needed, proposer.accepted, (), proposer.sent))
 
     def _spread_out(self, record: Record) -> None:
         """The change is applied; more replicas than a majority are to have it before the answer."""

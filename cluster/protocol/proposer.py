@@ -11,7 +11,10 @@ What must not be lost between these lines, each found the hard way by somebody:
 
 * A ballot is spent once an accept bears it. The next attempt takes another, whatever became of this one.
 * Once an accept was sent, refusals and silence prove nothing: a copy may have been accepted, relayed and
-  overwritten. The retry that meets its own origin proposes it again; the retry that meets another's is Uncertain.
+  overwritten. The retry that meets its own origin proposes it again. The retry that meets another's write under a
+  newer ballot than its own accept is Uncertain: that write may have replaced ours. But a majority that promised and
+  holds nothing as new as our accept never took it, and never will: the retry goes on, under the same origin, for a
+  replica outside that majority may have it and hand it to somebody else.
 * A condition that fails is reported only when what it saw is on a majority.
 * A ballot is above the origin it carries, so an origin only grows along the history of a key. (A weak write that is
   merged under an older ballot would let the next strong write have an older origin than the one it replaces, and
@@ -78,8 +81,9 @@ class Proposer:
         self._above = change.record.origin if isinstance(change, Merge) else NONE
         self.sent: int | None = None
         """The origin of our value once an accept bears it: from here on nobody may say `not applied`."""
-        self.granted = 0
-        """How many replicas granted the last prepare or accept that was decided."""
+        self._sent_under = NONE
+        self.promised = self.accepted = 0
+        """How many replicas granted the last prepare, and the last accept."""
 
     def run(self) -> Steps:
         """The whole conversation."""
@@ -94,7 +98,7 @@ class Proposer:
                 ballot = self._tick(self._above)
                 answers = yield Ask(Prepare(self.key, ballot), self.majority)
                 promises = self._promises(answers)
-                self.granted = len(promises)
+                self.promised = len(promises)
                 if len(promises) < self.majority:
                     attempt += 1
                     yield Pause(attempt)
@@ -103,9 +107,13 @@ class Proposer:
                 agreed = self._agreed(promises, base)
             if self.is_uncertain(base):
                 return Uncertain(self.sent or NONE, ())
-            record = self._own_again(base, ballot) or self.change.apply(base, ballot)
+            record = self._own_again(base, ballot) or self._apply(base, ballot)
+            if self.sent is not None:
+                agreed = ()  # ours may be on a minority: only a newer record on a majority rules it out
+                if record is None and base is None:
+                    return Uncertain(self.sent, ())
             renew = isinstance(self.change, Settle) and self.change.renew and base is not None
-            if record is None and not agreed and not renew:
+            if record is None and not agreed and not renew and self.sent is None:
                 agreed = yield from self._check_still_settled(base)
                 if agreed and prepared is not None and ballot == prepared.ballot:
                     self._prepared.put(self.key, prepared.ballot, prepared.base)  # it was not spent
@@ -126,11 +134,11 @@ class Proposer:
             assert base is not None, "an absent key is agreed on by every majority"
             proposal = base.under(ballot, base.weak)
         else:
-            self.sent = proposal.origin
+            self.sent, self._sent_under = proposal.origin, ballot
         next_ballot = self._tick(ballot)
         answers = yield Ask(Accept(self.key, proposal, next_ballot), self.majority)
         slots = tuple(slot for slot, answer in answers if type(answer) is Accepted)
-        self.granted = len(slots)
+        self.accepted = len(slots)
         if len(slots) < self.majority:
             self.note_failed_accept(answers)
             return None
@@ -145,11 +153,13 @@ class Proposer:
         self._look_above(answers)
 
     def is_uncertain(self, base: Record | None) -> bool:
-        """A retry that meets another's write can't know what became of its own.
+        """A retry that meets another's newer write can't know what became of its own.
 
         A merge may be applied again: its origin makes the second time do nothing.
         """
-        return self.sent is not None and not isinstance(self.change, Merge) and not self.is_own(base)
+        if self.sent is None or isinstance(self.change, Merge) or self.is_own(base):
+            return False
+        return _ballot(base) > self._sent_under
 
     def is_own(self, base: Record | None) -> bool:
         """Whether an earlier attempt of this very change was adopted."""
@@ -157,6 +167,13 @@ class Proposer:
 
     def _own_again(self, base: Record | None, ballot: int) -> Record | None:
         return base.under(ballot, base.weak) if base is not None and self.is_own(base) else None
+
+    def _apply(self, base: Record | None, ballot: int) -> Record | None:
+        """What the change makes of the base; under the origin that it had before, if it was sent before."""
+        record = self.change.apply(base, ballot)
+        if record is None or self.sent is None:
+            return record
+        return msgspec.structs.replace(record, origin=self.sent)
 
     def _check_still_settled(self, base: Record | None) -> Generator[Ask, Answers, tuple[int, ...]]:
         """Before a refusal out of a prepared ballot: is `base` on a majority now?
