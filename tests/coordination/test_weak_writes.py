@@ -48,7 +48,7 @@ async def test_a_weak_write_whose_merge_may_have_arrived_is_never_told_not_appli
     network = cluster.network
     links_break = partial(network.treat, Fate.UNSENT, Accept, source=at)
     network.treat(Fate.ANSWER_LOST, Forward, source=at, then=links_break)
-    outcome = await cluster.put(at, key, b"merged", level=Level.WEAK, needed=2, timeout_s=1.5)
+    outcome = await cluster.put(at, key, b"merged", level=Level.WEAK, timeout_s=1.5)
     network.heal()
     await asyncio.sleep(2)
     assert b"merged" in cluster.values_on_disk(key)
