@@ -144,6 +144,7 @@ class Dialler:
             connection.fail("this node stops")
             raise
         self._connection = connection
+        self._on_heard(self.peer.slot)
         self._said = ""
         log.info("connected to peer", peer=self.peer.name)
         try:

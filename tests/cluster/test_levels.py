@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.cluster.client import CREATE, Answer, Client, if_match
+from tests.cluster.client import CREATE, Answer, Client, if_match, see_all, until_ok
 from tests.cluster.harness import ClusterHarness, wait_until
 
 CLIENTS = 24
@@ -154,9 +154,10 @@ def test_a_version_outlives_repairs_and_restarts(cluster3: ClusterHarness, clien
     for victim in cluster3.names:
         clients[victim].close()
         cluster3.kill(victim)
-        missed = clients[cluster3.others(victim)[0]].put(f"etag/without-{victim}", b"value")
-        written[f"without-{victim}"] = missed
+        other, key = clients[cluster3.others(victim)[0]], f"etag/without-{victim}"
+        written[f"without-{victim}"] = until_ok(lambda other=other, key=key: other.put(key, b"value"))  # type: ignore[misc]
         cluster3.restart(victim)
+        see_all(clients)
         for name, answer in written.items():
             for level in LEVELS:
                 for node in cluster3.names:
@@ -171,7 +172,26 @@ def test_a_read_brings_along_a_replica_that_missed_a_write(
     key = f"missed/{level}"
     clients["n3"].close()
     cluster3.kill("n3")
-    clients["n1"].put(key, b"value")
+    until_ok(lambda: clients["n1"].put(key, b"value"))
     cluster3.restart("n3")
+    see_all(clients)
     assert clients["n1"].get(key, consistency=level, r="all").status == 200
     wait_until(lambda: len(set(clients["n1"].held(key))) == 1, "equal replicas", 3)
+
+
+@pytest.mark.parametrize("level", ["weak", "eventual"])
+def test_a_read_brings_a_weak_write_over_a_strong_one(
+    cluster3: ClusterHarness, clients: dict[str, Client], level: str
+) -> None:
+    """The strong write left a promise for its proposer's next ballot on the replica that then missed the weak one."""
+    key = f"weak-over-strong/{level}"
+    until_ok(lambda: clients["n1"].put(key, b"old", w=3))
+    clients["n3"].close()
+    cluster3.kill("n3")
+    written = until_ok(lambda: clients["n1"].put(key, b"new", consistency=level, w=2))
+    cluster3.restart("n3")
+    see_all(clients)
+    read = clients["n1"].get(key, consistency="weak", r="all")
+    assert (read.status, read.body) == (200, b"new")
+    wait_until(lambda: set(clients["n1"].held(key)) == {written.version}, "the weak write on all replicas", 5)
+    assert clients["n3"].get(key).body == b"new"
