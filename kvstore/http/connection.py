@@ -8,13 +8,12 @@ from typing import Any, cast
 
 import structlog
 from aiohttp import web
-from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 
+from kvstore.http.incoming.unparsed import HEADERS_MAX, LINE_BYTES_MAX, reason
 from kvstore.http.outgoing.answer import Answer
-from kvstore.http.outgoing.problems import Problem
 
 KEEP_ALIVE_S = 75.0
 """Longer than the idle time of common proxies, so that they close first and no request meets a closing socket."""
@@ -22,19 +21,19 @@ FIRST_REQUEST_S = 20.0
 """A connection whose first request's head has not come by then is closed; honest clients take milliseconds."""
 LINGER_S = 2.0
 """How long the body of a refused request is read and dropped, so that the client gets to see its answer."""
-LINE_BYTES_MAX = 8_190
-"""Of the request line, and of a header: two escaped keys of 1,024 bytes fit."""
-HEADERS_MAX = 64
 
 log = structlog.get_logger()
+
+Unparsed = Callable[[BaseException | None, bytes], Answer]
+"""The answer to what could not be parsed: of what went wrong, and the bytes that it came in."""
 
 
 class Connection(RequestHandler):
     """One connection, which knows whether it is at work."""
 
-    __slots__ = ("_unparsed", "busy", "first_request_timer")
+    __slots__ = ("_refused_bytes", "_unparsed", "busy", "first_request_timer")
 
-    def __init__(self, server: Listener, unparsed: Callable[[Problem], Answer]) -> None:
+    def __init__(self, server: Listener, unparsed: Unparsed) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -47,6 +46,7 @@ class Connection(RequestHandler):
             access_log=cast(Any, None),
         )
         self._unparsed = unparsed
+        self._refused_bytes = b""
         self.busy = False
         self.first_request_timer: asyncio.TimerHandle | None = None
 
@@ -61,6 +61,12 @@ class Connection(RequestHandler):
         self.heard()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Some bytes came. Those that can't be parsed are kept: they may say which path is asked for."""
+        super().data_received(data)
+        if self._messages and isinstance(self._messages[-1][0], _ErrInfo) and not self._refused_bytes:
+            self._refused_bytes = data
+
     def heard(self) -> None:
         """A request has come: from now on aiohttp's keep-alive timer does."""
         if self.first_request_timer is not None:
@@ -71,8 +77,8 @@ class Connection(RequestHandler):
         self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> StreamResponse:
         """aiohttp's answer to what it could not parse; ours does not echo it."""
-        log.info("not an HTTP request", peer=str(self.peername), reason=type(exc).__name__)
-        answer = self._unparsed(_problem_of(exc))
+        log.info("not an HTTP request", peer=str(self.peername), reason=reason(exc))
+        answer = self._unparsed(exc, self._refused_bytes)
         answer.keep_alive = False
         return cast(StreamResponse, answer)
 
@@ -83,7 +89,7 @@ class Listener(web.Server):
     def __init__(
         self,
         answer: Callable[[BaseRequest], Awaitable[Answer]],
-        unparsed: Callable[[Problem], Answer],
+        unparsed: Unparsed,
         connections_max: int,
     ) -> None:
         super().__init__(cast(Any, self._answer))
@@ -120,18 +126,3 @@ class Listener(web.Server):
             return await self._answer_request(request)
         finally:
             connection.busy = False
-
-
-def _problem_of(exc: BaseException | None) -> Problem:
-    match exc:
-        case LineTooLong() if bytes(exc.args[0])[:1] == b"/":
-            return Problem("uri-too-long", f"The request line is longer than {LINE_BYTES_MAX:,} bytes.", close=True)
-        case LineTooLong():
-            return Problem("headers-too-large", f"A header is longer than {LINE_BYTES_MAX:,} bytes.", close=True)
-        case BadHttpMessage(message="Too many headers received"):
-            return Problem("headers-too-large", f"There are more than {HEADERS_MAX} headers.", close=True)
-        case BadHttpMessage():
-            detail = "This is no HTTP/1.1 request; the connection is closed. In paths, escape all but ASCII: %C3%A9."
-            return Problem("bad-request", detail, close=True)
-        case _:
-            return Problem("internal", "This node failed; its log says why.", outcome="unknown", close=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 import structlog
 from aiohttp.web_protocol import RequestPayloadError
@@ -13,6 +13,7 @@ from aiohttp.web_request import BaseRequest
 from multidict import istr
 
 from kvstore.http.incoming.guard import Guard
+from kvstore.http.incoming.unparsed import UnknownMethod, problem_of, request_line
 from kvstore.http.outgoing.answer import Answer, http_date
 from kvstore.http.outgoing.problems import Problem, overloaded, render
 from kvstore.http.routes.table import KEYS, Routes
@@ -85,10 +86,17 @@ class Dispatcher:
             log.debug("request", method=request.method, path=_shown(request), status=answer.status, id=request_id)
         return answer
 
-    def unparsed(self, problem: Problem) -> Answer:
-        """The answer to what is no request at all."""
+    def unparsed(self, fault: BaseException | None, data: bytes) -> Answer:
+        """The answer to what is no request at all. `data` is what came last."""
         request_id = self._next_id()
-        answer = render(problem, "GET", request_id)
+        line = request_line(fault, data)
+        try:
+            problem = problem_of(fault)
+        except UnknownMethod:
+            problem = self._unknown_method(line.method, line.path.partition("?")[0])
+        if line.path.startswith(RECEIPTED):
+            problem.receipt = self._receipt_of_refusal()
+        answer = render(problem, line.method, request_id)
         answer.common = self._common(request_id)
         self._metrics.count_request("none", "", answer.status, 0.0)
         return answer
@@ -111,10 +119,16 @@ class Dispatcher:
             return await handler(request, path[len(KEYS) :], query)
         page = self._routes.pages.get(path)
         if page is None:
-            raise Problem("not-found", "Nothing is served under this path; see /openapi.json.")
+            raise _nothing_there()
         if request.method not in page:
             raise _wrong_method(request.method, page)
         return await page[request.method](request, query, request_id)
+
+    def _unknown_method(self, method: str, path: str) -> Problem:
+        page = self._routes.keys if path.startswith(KEYS) else self._routes.pages.get(path)
+        problem = _nothing_there() if page is None else _wrong_method(method, page)
+        problem.close = True
+        return problem
 
     def _refuse(self, problem: Problem, request: BaseRequest, request_id: str) -> Answer:
         if not problem.receipt and request.raw_path.startswith(RECEIPTED):
@@ -150,9 +164,13 @@ def _fault(request: BaseRequest, request_id: str) -> Problem:
     return Problem("internal", detail, outcome="none" if reading else "unknown")
 
 
-def _wrong_method(method: str, known: Iterable[str]) -> Problem:
+def _nothing_there() -> Problem:
+    return Problem("not-found", "Nothing is served under this path; see /openapi.json.")
+
+
+def _wrong_method(method: str, known: Collection[str]) -> Problem:
     allowed = ", ".join(known)
-    detail = f"{method} is not served here; {allowed} are."
+    detail = f"{method} is not served here; {allowed} {'is' if len(known) == 1 else 'are'}."
     return Problem("method-not-allowed", detail, headers=f"Allow: {allowed}\r\n")
 
 

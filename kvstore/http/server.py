@@ -123,6 +123,7 @@ class HttpServer:
 
     def _member_hosts(self) -> Iterator[str]:
         for member in self._view.members:
+            yield member.name
             for address in (member.http, member.peer):
                 name = host_name(address) if address else None
                 if name:

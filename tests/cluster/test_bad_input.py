@@ -90,13 +90,14 @@ VERSION = '"0000000000000001"'
         ("GET", "/v2/kv/k", {}, 404, "not-found"),
         ("POST", "/v1/kv/k", {}, 405, "method-not-allowed"),
         ("PATCH", "/v1/kv/k", {}, 405, "method-not-allowed"),
+        ("FOO", "/v1/kv/k", {}, 405, "method-not-allowed"),
         ("DELETE", "/v1/batch", {}, 405, "method-not-allowed"),
         ("PUT", "/v1/kv/k", {"Accept": "image/png"}, 406, "not-acceptable"),
         ("PUT", "/v1/kv/absent", {"If_Match": VERSION}, 412, "version-mismatch"),
         ("DELETE", "/v1/kv/absent", {"If_Match": "*"}, 412, "version-mismatch"),
-        ("GET", "/v1/kv/" + "x" * 9_000, {}, 414, "uri-too-long"),
+        ("GET", "/v1/kv/" + "x" * 9_000, {}, 414, "too-large"),
         ("PUT", "/v1/kv/k", {"Content_Encoding": "gzip"}, 415, "unsupported-media-type"),
-        ("GET", "/v1/kv/k", {"X_Long": "x" * 9_000}, 431, "headers-too-large"),
+        ("GET", "/v1/kv/k", {"X_Long": "x" * 9_000}, 431, "too-large"),
     ],
 )
 def test_the_error_table(
@@ -112,9 +113,12 @@ def test_the_error_table(
     assert document["request_id"] == answer.headers["X-Request-Id"]
     reads = method == "GET"
     assert document["outcome"] == ("none" if reads else "not-applied")
-    if path.startswith("/v1/kv") and status not in {414, 431}:
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    if path.startswith("/v1/kv"):
         assert "n=3, " in answer.headers["KV-Receipt"]
         assert 'coordinator="n1"' in answer.headers["KV-Receipt"]
+    if code == "too-large":
+        assert document["limit"] == 8_190
     if status == 405:
         assert method not in answer.headers["Allow"]
     if status == 412:

@@ -6,6 +6,8 @@ condition that is ignored loses somebody's data. A read compares what it found w
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from multidict import CIMultiDictProxy, istr
@@ -21,6 +23,9 @@ IF_MATCH = istr("If-Match")
 IF_NONE_MATCH = istr("If-None-Match")
 KV_FENCE = istr("KV-Fence")
 _IMPRECISE = tuple(map(istr, ("If-Unmodified-Since", "If-Range", "Content-Range")))
+
+_TAG = re.compile(r'[ \t]*(?:W/)?"([^"]*)"[ \t]*(?:,|$)')
+"""One of a list of ETags; there may be commas within its quotes."""
 
 IF_EXISTS = Condition(ConditionKind.IF_EXISTS)
 IF_ABSENT = Condition(ConditionKind.IF_ABSENT)
@@ -39,22 +44,22 @@ def write_condition(headers: Headers, level: Level, method: str) -> Condition:
         raise _bad("If-Match", "not together with If-None-Match: a write has one condition")
     if len(headers.getall(IF_MATCH, ())) > 1 or len(headers.getall(IF_NONE_MATCH, ())) > 1:
         raise _bad("If-Match", "a write has one condition, not several headers of it")
-    condition = parse_if_match(if_match) if if_match is not None else _create_only(if_none_match or "", method)
+    condition = _over(if_match) if if_match is not None else _create_only(if_none_match or "", method)
     return checked_level(condition, level)
 
 
 def parse_if_match(text: str) -> Condition:
-    """One quoted version, or `*`. Raises Problem."""
+    """One quoted version, or `*`. Raises ValueError whose text says what would be right."""
     if text == "*":
         return IF_EXISTS
     if text.startswith("W/"):
-        raise _bad("If-Match", "a weak ETag can't guard a write; send the ETag as it came")
+        raise ValueError("a weak ETag can't guard a write; send the ETag as it came")
     if "," in text:
-        raise _bad("If-Match", "one version, not a list of them")
+        raise ValueError("one version, not a list of them")
     try:
         return Condition(ConditionKind.IF_VERSION, _quoted(text))
     except ValueError as fault:
-        raise _bad("If-Match", f"{fault}; send an ETag as it came, with its double quotes, or *") from None
+        raise ValueError(f"{fault}; send an ETag as it came, with its double quotes, or *") from None
 
 
 def checked_level(condition: Condition, level: Level) -> Condition:
@@ -111,20 +116,38 @@ def _versions(headers: Headers, name: str) -> frozenset[int] | str | None:
     text = ",".join(headers.getall(name))
     if text.strip() == "*":
         return "*"
-    versions = set()
-    for tag in text.split(","):
-        strong = tag.strip().removeprefix("W/")
-        if len(strong) < 2 or strong[0] != '"' or strong[-1] != '"':
-            raise _bad(name, f"{tag.strip()!a:.40} is no ETag; ETags stand in double quotes, joined by commas")
-        try:
-            versions.add(parse_version(strong[1:-1]))
-        except ValueError:
-            continue  # an ETag of something else matches nothing here
-    return frozenset(versions)
+    return frozenset(version for tag in _tags(name, text) if (version := _version(tag)) is not None)
+
+
+def _tags(name: str, text: str) -> Iterator[str]:
+    """What stands between the quotes of each ETag of the list. Raises Problem."""
+    place = 0
+    while place < len(text) or place == 0:
+        tag = _TAG.match(text, place)
+        if tag is None:
+            shown = text[place:].strip()
+            raise _bad(name, f"{shown!a:.40} is no ETag; ETags stand in double quotes, joined by commas")
+        yield tag[1]
+        place = tag.end()
+
+
+def _version(tag: str) -> int | None:
+    """None for an ETag of something else, which matches nothing here."""
+    try:
+        return parse_version(tag)
+    except ValueError:
+        return None
 
 
 def _matches(wanted: frozenset[int] | str, version: int | None) -> bool:
     return version is not None and (isinstance(wanted, str) or version in wanted)
+
+
+def _over(text: str) -> Condition:
+    try:
+        return parse_if_match(text)
+    except ValueError as fault:
+        raise _bad("If-Match", str(fault)) from None
 
 
 def _create_only(text: str, method: str) -> Condition:

@@ -24,7 +24,7 @@ class Guard:
     """Refuses what is not for this cluster."""
 
     def __init__(self, own: Iterable[str], allowed: Iterable[str], members: Callable[[], Iterable[str]]) -> None:
-        """own: hosts that this node is known under; allowed: those that its owner named; members: the others', now."""
+        """own: hosts that this node is known under; allowed: those that its owner named; members: theirs, now."""
         self._allowed = frozenset(host.lower() for host in allowed)
         self._own = self._allowed | {host.lower() for host in own}
         self._members = members
@@ -53,8 +53,8 @@ class Guard:
         if not self._is_ours(name):
             raise Problem(
                 "forbidden",
-                f"This node does not go by the name {name!a:.80}. Call it by its address or by a member's name, "
-                "or start it with --allowed-hosts.",
+                f"This node does not go by the name {name!a:.80}. Call it by its address, by a member's name or by "
+                "a member's host name, or start it with --allowed-hosts.",
             )
         if len(self._good) >= REMEMBERED_MAX:
             self._good.clear()

@@ -106,7 +106,7 @@ class Parameters(Generic[T]):
         """The level that a refused request asked for, where that much can be made out."""
         try:
             fields = _split(query)
-            return _level(fields["consistency"]) if "consistency" in fields else self._default_level
+            return _PARSERS["consistency"](fields["consistency"]) if "consistency" in fields else self._default_level
         except Problem:
             return None
 
@@ -120,9 +120,9 @@ class Parameters(Generic[T]):
         try:
             return self._build(values, level, n)
         except QuorumTooSmall as fault:
-            raise Problem("quorum-too-small", f"{fault}.", needed=n // 2 + 1, level=str(level)) from None
+            raise Problem("quorum-too-small", f"{fault}.", needed=_own_count(level, n), level=str(level)) from None
         except QuorumTooLarge as fault:
-            raise Problem("quorum-too-large", f"{fault}.", limit=n) from None
+            raise Problem("quorum-too-large", f"{fault}.", needed=_own_count(level, n), limit=n) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +152,11 @@ def parameter_set(default_level: Level) -> ParameterSet:
         placement=Parameters("a key's placement", ("key", "versions", "timeout"), default_level, _placement),
         none=Parameters("this route", (), default_level, lambda values, level, n: NoChoice()),
     )
+
+
+def _own_count(level: Level, n: int) -> int:
+    """What the level needs where the request does not say."""
+    return quorum_size(level, n, None)
 
 
 def _choice(count: str) -> Build[Choice]:
@@ -194,6 +199,24 @@ def _split(query: str) -> dict[str, str]:
             raise _bad(name, "it stands there more than once")
         fields[name] = text
     return fields
+
+
+def _word(name: str, parse: Callable[[str], T]) -> Callable[[str], T]:
+    """The parser, for the value as it was before it was percent-encoded."""
+
+    def decoded(text: str) -> T:
+        if "%" not in text and "+" not in text:
+            return parse(text)
+        try:
+            return parse(checked_text(_form_decode(text)).decode())
+        except ValueError as fault:
+            raise _bad(name, str(fault)) from None
+
+    return decoded
+
+
+def _form_decode(text: str) -> bytes:
+    return percent_decode(text.replace("+", " "))
 
 
 def _why_unknown(name: str, what: str, names: tuple[str, ...]) -> str:
@@ -256,7 +279,7 @@ def _switch(name: str) -> Callable[[str], bool]:
 def _text(name: str) -> Callable[[str], bytes]:
     def parse(text: str) -> bytes:
         try:
-            decoded = checked_text(percent_decode(text.replace("+", " ")))
+            decoded = checked_text(_form_decode(text))
         except ValueError as fault:
             raise _bad(name, str(fault)) from None
         if len(decoded) > KEY_BYTES_MAX:
@@ -268,24 +291,25 @@ def _text(name: str) -> Callable[[str], bytes]:
 
 def _key(text: str) -> bytes:
     try:
-        return checked_key(percent_decode(text.replace("+", " ")))
+        return checked_key(_form_decode(text))
     except ValueError as fault:
         raise Problem("bad-key", f"{fault}; a key is 1 to {KEY_BYTES_MAX:,} bytes of UTF-8 without NUL") from None
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 9  # int() alone takes Arabic digits and 1_000, too
+    """Without leading zeros, which some read as octal; int() alone takes Arabic digits and 1_000, too."""
+    return text.isascii() and text.isdigit() and len(text) <= 9 and (text == "0" or text[0] != "0")
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
-    "consistency": _level,
-    "r": _count("r"),
-    "w": _count("w"),
-    "timeout": parse_timeout,
+    "consistency": _word("consistency", _level),
+    "r": _word("r", _count("r")),
+    "w": _word("w", _count("w")),
+    "timeout": _word("timeout", parse_timeout),
     "prefix": _text("prefix"),
     "after": _text("after"),
-    "limit": _limit,
-    "values": _switch("values"),
-    "versions": _switch("versions"),
+    "limit": _word("limit", _limit),
+    "values": _word("values", _switch("values")),
+    "versions": _word("versions", _switch("versions")),
     "key": _key,
 }

@@ -24,7 +24,9 @@ one who never reads can't hold values in our memory."""
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 _NO_CONTENT = (304,)
-JSON = "Content-Type: application/json\r\n"
+NOSNIFF = "X-Content-Type-Options: nosniff\r\n"
+"""A browser must not take an answer for another type than it says; keys of strangers stand in all of them."""
+JSON = f"Content-Type: application/json\r\n{NOSNIFF}"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 

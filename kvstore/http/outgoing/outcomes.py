@@ -15,7 +15,7 @@ from cluster.requests import (
     Unknown,
 )
 from kvstore.http.backend import ClusterView
-from kvstore.http.outgoing.problems import Problem, overloaded
+from kvstore.http.outgoing.problems import Outcome, Problem, overloaded
 from kvstore.http.outgoing.receipts import receipt
 from storage.ballot import version_text
 
@@ -24,9 +24,9 @@ def read_problem(view: ClusterView, level: Level, needed: int, outcome: Unavaila
     """Why a read or a listing has no answer."""
     match outcome:
         case Unavailable():
-            problem = _too_few(outcome, "none", "Try another node or a weaker level, or wait until nodes return.")
+            problem = _too_few(outcome, "none", ". Try another node or a weaker level, or wait until nodes return.")
         case TimedOut(needed=wanted, got=got):
-            detail = f"{got} of {wanted} replicas answered in time. Reading again is safe."
+            detail = f"{got} of {_needed(wanted)} answered in time. Reading again is safe."
             problem = Problem("timeout", detail, outcome="none", needed=wanted, got=got)
         case Overloaded(retry_after_s=wait_s):
             problem = overloaded("Too many requests wait for this key already. Try again later.", wait_s)
@@ -46,12 +46,12 @@ def write_problem(
         case Conflict(version=version):
             problem = _conflict(condition, version)
         case Unavailable():
-            problem = _too_few(outcome, "not-applied", "Nothing was written; try again when nodes have returned.")
+            problem = _too_few(outcome, "not-applied", "; nothing was written. Try again when nodes have returned.")
         case Unknown(needed=wanted, got=got, version=version):
             problem = Problem(
                 "outcome-unknown",
-                f"{got} of {wanted} replicas acknowledged the write before the time was up. It may be applied, now or "
-                "later. Read the key at the strong level to see; write again only if that is harmless.",
+                f"{got} of {_needed(wanted)} acknowledged the write. It may be applied, now or later: "
+                "read before you repeat it.",
                 outcome="unknown",
                 needed=wanted,
                 got=got,
@@ -63,11 +63,16 @@ def write_problem(
     return _with_receipt(problem, view, level, needed, outcome)
 
 
-def _too_few(outcome: Unavailable, applied: str, advice: str) -> Problem:
+def _needed(count: int) -> str:
+    return f"{count} needed replica{'' if count == 1 else 's'}"
+
+
+def _too_few(outcome: Unavailable, applied: Outcome, advice: str) -> Problem:
+    wanted = "1 replica is" if outcome.needed == 1 else f"{outcome.needed} replicas are"
     return Problem(
         "quorum-unavailable",
-        f"{outcome.needed} replicas are needed and {outcome.got} can be reached. {advice}",
-        outcome="none" if applied == "none" else "not-applied",
+        f"{wanted} needed and {outcome.got} could be reached in the time there was{advice}",
+        outcome=applied,
         needed=outcome.needed,
         got=outcome.got,
     )

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from kvstore.http.outgoing.answer import Answer
+from kvstore.http.outgoing.answer import NOSNIFF, Answer
 
 Outcome = Literal["not-applied", "unknown", "none"]
 
@@ -31,10 +31,8 @@ CODES: dict[str, tuple[int, str]] = {
     "version-mismatch": (412, "The value is another one by now"),
     "exists": (412, "There is a value already"),
     "too-large": (413, "Too large"),
-    "uri-too-long": (414, "The request line is too long"),
     "unsupported-media-type": (415, "Not in this form"),
     "expectation-failed": (417, "Only 100-continue can be expected"),
-    "headers-too-large": (431, "The headers are too large"),
     "internal": (500, "A fault of this node"),
     "overloaded": (503, "Too much to do right now"),
     "quorum-unavailable": (503, "Too few replicas can be reached"),
@@ -42,6 +40,8 @@ CODES: dict[str, tuple[int, str]] = {
     "timeout": (504, "Too few replicas answered in time"),
     "http-version": (505, "Only HTTP/1.1 and HTTP/1.0"),
 }
+
+_PROBLEM = f"Content-Type: application/problem+json\r\n{NOSNIFF}"
 
 Extra = str | int | float | list[str] | None
 """What a member of a problem document may be."""
@@ -56,29 +56,28 @@ class Problem(Exception):
         detail: str,
         *,
         outcome: Outcome | None = None,
+        status: int | None = None,
         headers: str = "",
         close: bool = False,
         **extra: Extra,
     ) -> None:
         """outcome: None where nothing was begun, so that it follows from the method. headers: whole lines.
 
+        status: where it is another than the code's usual one: a request line that is too large is a 414.
         close: the rest of the connection can't be trusted or is not worth reading.
         """
         super().__init__(detail)
         self.code = code
         self.detail = detail
         self.outcome = outcome
+        self.status = CODES[code][0] if status is None else status
+        """The HTTP status."""
         self.headers = headers
         self.close = close
         self.extra = extra
         self.receipt = ""
         """The KV-Receipt of the answer, of a kv request."""
         self.level = ""
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        return CODES[self.code][0]
 
 
 def outcome_untouched(method: str) -> Outcome:
@@ -88,11 +87,10 @@ def outcome_untouched(method: str) -> Outcome:
 
 def document(problem: Problem, outcome: Outcome, request_id: str) -> dict[str, Extra]:
     """The problem as RFC 9457 writes it."""
-    status, title = CODES[problem.code]
     return {
         "type": f"urn:kvstore:{problem.code}",
-        "title": title,
-        "status": status,
+        "title": CODES[problem.code][1],
+        "status": problem.status,
         "detail": problem.detail,
         "code": problem.code,
         "outcome": problem.outcome or outcome,
@@ -105,7 +103,7 @@ def render(problem: Problem, method: str, request_id: str) -> Answer:
     """The problem as an answer."""
     body = msgspec.json.encode(document(problem, outcome_untouched(method), request_id))
     receipt = f"KV-Receipt: {problem.receipt}\r\n" if problem.receipt else ""
-    headers = f"Content-Type: application/problem+json\r\nCache-Control: no-store\r\n{receipt}{problem.headers}"
+    headers = f"{_PROBLEM}Cache-Control: no-store\r\n{receipt}{problem.headers}"
     answer = Answer(problem.status, headers, body, problem.level)
     answer.keep_alive = not problem.close
     return answer

@@ -24,7 +24,7 @@ from kvstore.http.outgoing.outcomes import read_problem, write_problem
 from kvstore.http.outgoing.problems import Extra, Outcome, Problem, document, overloaded
 from kvstore.http.outgoing.receipts import receipt_of_batch, receipt_of_refusal
 from kvstore.http.routes.listing import value_members
-from kvstore.http.routes.operations import BODY_BYTES_MAX, parse_batch, parse_operation
+from kvstore.http.routes.operations import BODY_BYTES_MAX, name_of, parse_batch, parse_operation
 from kvstore.http.routes.service import Service
 from kvstore.logs import escape_key
 from storage.ballot import version_text
@@ -99,10 +99,16 @@ class _Run:
             try:
                 request = parse_operation(raw, self._choice, self._service.value_bytes_max)
             except Problem as problem:
-                self._results[index] = document(problem, "not-applied", self._request_id)
+                self._results[index] = self._refused(raw, problem)
             else:
                 steps.setdefault(request.key, []).append((index, request))
         return steps
+
+    def _refused(self, raw: Raw, problem: Problem) -> Result:
+        """The result of an operation that means nothing. Its key is told where it has a text for one."""
+        named = name_of(raw)
+        key: Result = {"key": named.key} if isinstance(named.key, str) else {}
+        return key | document(problem, "none" if named.op == "get" else "not-applied", self._request_id)
 
     async def _work(self, queues: Iterator[list[Step]]) -> None:
         for queue in queues:  # shared: each worker takes the next key

@@ -11,7 +11,7 @@ from kvstore.http.incoming.conditions import ReadCondition, read_condition, writ
 from kvstore.http.incoming.key_path import decode_key
 from kvstore.http.incoming.media import DEFAULT, refuse_encoding, require_acceptable, stored_type
 from kvstore.http.incoming.parameters import Choice, Parameters
-from kvstore.http.outgoing.answer import JSON, Answer, http_date
+from kvstore.http.outgoing.answer import JSON, NOSNIFF, Answer, http_date
 from kvstore.http.outgoing.outcomes import read_problem, write_problem
 from kvstore.http.outgoing.problems import Problem
 from kvstore.http.outgoing.receipts import age, receipt, receipt_of_refusal
@@ -126,8 +126,7 @@ class KeyValue:
             raise
         sandbox = "" if record.content_type == DEFAULT else _SANDBOX
         headers = (
-            f"{_validators(record)}Content-Type: {record.content_type}\r\n{sandbox}"
-            f"X-Content-Type-Options: nosniff\r\nKV-Receipt: {told}\r\n"
+            f"{_validators(record)}Content-Type: {record.content_type}\r\n{sandbox}{NOSNIFF}KV-Receipt: {told}\r\n"
         )
         return Answer(200, headers, record.value, level)
 

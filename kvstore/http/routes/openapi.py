@@ -59,7 +59,7 @@ def describe(value_bytes_max: int) -> Node:
             ),
             "/livez": _page("Whether the process lives", "Health"),
             "/readyz": _page("Whether requests should be sent here; 503 with reasons when not", "Health"),
-            "/metrics": {"get": {"summary": "Prometheus metrics", "responses": _responses({"200": _plain()})}},
+            "/metrics": _readable({"summary": "Prometheus metrics", "responses": _responses({"200": _plain()})}),
             "/openapi.json": _page("This document", "Any"),
         },
         "components": {"schemas": _schemas(), "headers": {"KV-Receipt": _RECEIPT}},
@@ -83,7 +83,7 @@ _R = _query("r", _COUNT, "Replicas that must answer")
 _W = _query("w", _COUNT, "Replicas that must acknowledge")
 _TIMEOUT = _query(
     "timeout",
-    {"type": "string", "pattern": "^[0-9]+(ms|s|m)$", "default": f"{TIMEOUT_S:g}s"},
+    {"type": "string", "pattern": "^[1-9][0-9]*(ms|s|m)$", "default": f"{TIMEOUT_S:g}s"},
     f"How long to try: 250ms, 2s, 1m; {TIMEOUT_S_MAX:g}s at most",
 )
 _RECEIPT: Node = {
@@ -94,6 +94,9 @@ _RECEIPT: Node = {
 _RECEIPT_HEADER: Node = {"KV-Receipt": {"$ref": "#/components/headers/KV-Receipt"}}
 _ETAG: Node = {"ETag": {"schema": _TEXT, "description": "The version in double quotes"}}
 _IF_MATCH = _header("If-Match", "One version in double quotes, or *: write only over it (strong only)")
+_CREATE = _header("If-None-Match", "*: create only (strong only)")
+_READ_IF_MATCH = _header("If-Match", "Versions in double quotes, or *: 412 when the current one is none of them")
+_FENCE = _header("KV-Fence", "<lock>=<fence>; refused as bad-fence for now, since this version serves no locks")
 
 
 def _key_path(value_bytes_max: int) -> Node:
@@ -105,7 +108,7 @@ def _key_path(value_bytes_max: int) -> Node:
     unchanged = {"description": "The version in If-None-Match is the current one", "headers": _RECEIPT_HEADER}
     reading = {
         "summary": "Read a value",
-        "parameters": [_LEVEL, _R, _TIMEOUT, _header("If-None-Match", "Versions the client has, or *")],
+        "parameters": [_LEVEL, _R, _TIMEOUT, _READ_IF_MATCH, _header("If-None-Match", "Versions the client has, or *")],
         "responses": _responses({"200": found, "304": unchanged}),
     }
     return {
@@ -114,13 +117,13 @@ def _key_path(value_bytes_max: int) -> Node:
         "head": reading | {"summary": "Read a value's headers"},
         "put": {
             "summary": "Write a value",
-            "parameters": [_LEVEL, _W, _TIMEOUT, _IF_MATCH, _header("If-None-Match", "*: create only (strong only)")],
+            "parameters": [_LEVEL, _W, _TIMEOUT, _IF_MATCH, _CREATE, _FENCE],
             "requestBody": {"required": True, "content": bytes_body},
             "responses": _responses({"200": written}),
         },
         "delete": {
             "summary": "Delete a value; deleting what is not there succeeds",
-            "parameters": [_LEVEL, _W, _TIMEOUT, _IF_MATCH],
+            "parameters": [_LEVEL, _W, _TIMEOUT, _IF_MATCH, _FENCE],
             "responses": _responses({"200": written}),
         },
     }
@@ -156,6 +159,10 @@ def _batch_path() -> Node:
 
 def _page(summary: str, schema: str, *parameters: Node) -> Node:
     operation = {"summary": summary, "parameters": list(parameters), "responses": _responses({"200": _json(schema)})}
+    return _readable(operation)
+
+
+def _readable(operation: Node) -> Node:
     return {"get": operation, "head": operation}
 
 
@@ -213,5 +220,6 @@ def _schemas() -> Node:
         "Health": _object(("status", "reasons"), status=_TEXT, reasons=_list(_TEXT)),
         "Problem": _object(("type", "title", "status", "detail", "code", "outcome", "request_id"), type=_TEXT,
                            title=_TEXT, status=_NUMBER, detail=_TEXT, code={"enum": list(CODES)},
-                           outcome={"enum": ["not-applied", "unknown", "none"]}, request_id=_TEXT),
+                           outcome={"enum": ["not-applied", "unknown", "none"]}, request_id=_TEXT, needed=_NUMBER,
+                           got=_NUMBER, limit=_NUMBER, version=_VERSION | {"type": ["string", "null"]}, holder=_TEXT),
     }  # fmt: skip

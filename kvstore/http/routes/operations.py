@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
@@ -44,6 +44,13 @@ class Operation(Struct, forbid_unknown_fields=True):
 _FOR_PUT_ONLY = ("value", "value_base64", "create", "content_type")
 
 
+class Named(Struct):
+    """What of an operation that can't be carried out is still told of it."""
+
+    op: Any = None
+    key: Any = None
+
+
 def parse_batch(body: bytes) -> list[Raw]:
     """The operations of a batch, each still to be parsed. Raises Problem bad-json or too-large."""
     operations = decode_json(body, BatchBody).operations
@@ -52,6 +59,14 @@ def parse_batch(body: bytes) -> list[Raw]:
         raise Problem("too-large", detail, limit=OPERATIONS_MAX)
     refuse_ambiguity(body)
     return operations
+
+
+def name_of(raw: Raw) -> Named:
+    """What the operation says that it is, whatever else is wrong with it."""
+    try:
+        return decode_json(raw, Named)
+    except Problem:
+        return Named()
 
 
 def parse_operation(raw: Raw, choice: BatchChoice, value_bytes_max: int) -> ReadRequest | WriteRequest:
@@ -102,7 +117,10 @@ def _condition(operation: Operation) -> Condition:
     if operation.create is True:
         raise _bad("create", "not together with if_match: a write has one condition")
     text = operation.if_match
-    return parse_if_match(text if text == "*" or text.startswith(('"', "W/")) else f'"{text}"')
+    try:
+        return parse_if_match(text if text == "*" or text.startswith(('"', "W/")) else f'"{text}"')
+    except ValueError as fault:
+        raise _bad("if_match", str(fault)) from None
 
 
 def _refuse_fields(operation: Operation, names: tuple[str, ...]) -> None:

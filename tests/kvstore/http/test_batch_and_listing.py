@@ -68,7 +68,10 @@ async def test_a_bad_operation_leaves_the_others_alone(node: Node) -> None:
     answer = await post(node, *(operation for operation, _ in bad), {"op": "put", "key": "good", "value": "v"})
     *refused, good = answer.json["results"]
     assert [result["code"] for result in refused] == [code for _, code in bad]
-    assert {result["outcome"] for result in refused} == {"not-applied"}
+    reads = [isinstance(operation, dict) and operation["op"] == "get" for operation, _ in bad]
+    assert [result["outcome"] for result in refused] == ["none" if read else "not-applied" for read in reads]
+    keys = [operation.get("key") if isinstance(operation, dict) else None for operation, _ in bad]
+    assert [result.get("key") for result in refused] == [key if isinstance(key, str) else None for key in keys]
     assert all(result["request_id"] == answer.headers["X-Request-Id"] for result in refused)
     assert good["status"] == 200
     assert set(node.backend.records) == {b"good"}
@@ -78,7 +81,24 @@ async def test_half_a_surrogate_pair_is_refused(node: Node) -> None:
     key, value = rb'{"op": "put", "key": "\ud800", "value": "v"}', rb'{"op": "put", "key": "a", "value": "\ud800"}'
     answer = await node.ask("POST", "/v1/batch", data=b'{"operations": [%s, %s]}' % (key, value), headers=JSON)
     assert (answer.status, answer.json["code"]) == (400, "bad-json")
+    assert "half of a surrogate pair" in answer.json["detail"]
     assert node.backend.records == {}
+
+
+@pytest.mark.parametrize("body", [b'{"op": "put", "key": "\xff"}', b'{"op": "put", "key": ' + b"1" * 5_000 + b"}"])
+async def test_what_python_would_say_is_not_what_a_client_reads(node: Node, body: bytes) -> None:
+    answer = await node.ask("POST", "/v1/batch", data=b'{"operations": [%s]}' % body, headers=JSON)
+    assert b"codec" not in answer.body
+    assert b"sys." not in answer.body
+    assert answer.json.get("code", answer.json.get("results", [{}])[0].get("code")) == "bad-json"
+
+
+@pytest.mark.parametrize("version", ["zz", '"zz"', "", '"', 'W/"0000000000000001"', "a, b", "\ud7ff"])
+async def test_a_bad_if_match_is_called_by_its_fields_name(node: Node, version: str) -> None:
+    answer = await post(node, {"op": "put", "key": "a", "value": "v", "if_match": version})
+    result = answer.json["results"][0]
+    assert (result["code"], result["parameter"], result["key"]) == ("bad-parameter", "if_match", "a")
+    assert result["detail"].startswith("Field if_match: ")
 
 
 async def test_conditions_hold_one_by_one(node: Node) -> None:

@@ -128,12 +128,16 @@ async def test_weak_reads_tell_their_age(node: Node) -> None:
 
 async def test_conditional_reads(node: Node) -> None:
     etag = (await node.ask("PUT", "/v1/kv/k", data=b"v")).headers["ETag"]
-    for header in (etag, f'"other", W/{etag}', "*"):
+    for header in (etag, f'"other", W/{etag}', f'"a, b" ,{etag}', f'"{etag[1:5]},",{etag},"c"', "*"):
         answer = await node.ask("GET", "/v1/kv/k", headers={"If-None-Match": header})
         assert (answer.status, answer.body, answer.headers["ETag"]) == (304, b"", etag)
         assert answer.headers["KV-Receipt"] == RECEIPT
         assert "Content-Length" not in answer.headers
     assert (await node.ask("GET", "/v1/kv/k", headers={"If-None-Match": '"0000000000000001"'})).status == 200
+    inside = f'"a,0, {etag[1:-1]}, b"'
+    assert (await node.ask("GET", "/v1/kv/k", headers={"If-None-Match": inside})).status == 200
+    for header in (f"{etag}{etag}", f"{etag} x", f'{etag}, "', "x", f"{etag},, "):
+        assert (await node.ask("GET", "/v1/kv/k", headers={"If-None-Match": header})).status == 400, header
     assert (await node.ask("GET", "/v1/kv/absent", headers={"If-None-Match": "*"})).status == 404
     assert (await node.ask("GET", "/v1/kv/k", headers={"If-Match": etag})).status == 200
     mismatch = await node.ask("GET", "/v1/kv/k", headers={"If-Match": '"0000000000000001"'})
@@ -253,6 +257,23 @@ async def test_read_outcomes(node: Node, outcome: Any, status: int, expected: di
     assert expected.items() <= answer.json.items()
     if not isinstance(outcome, Overloaded | Exception):
         assert 'acks=1, replicas="n1"' in answer.headers["KV-Receipt"]
+
+
+@pytest.mark.parametrize(
+    ("method", "outcome", "words"),
+    [
+        ("PUT", Unavailable(2, 1, ()), "2 replicas are needed and 1 could be reached in the time there was; nothing was"),
+        ("PUT", Unavailable(1, 0, ()), "1 replica is needed and 0 could be reached in the time there was; nothing was"),
+        ("GET", Unavailable(1, 0, ()), "1 replica is needed and 0 could be reached in the time there was. Try"),
+        ("GET", TimedOut(1, 0, ()), "0 of 1 needed replica answered in time."),
+        ("PUT", Unknown(2, 1, (), None), "1 of 2 needed replicas acknowledged the write. It may be applied, now or "
+         "later: read before you repeat it."),
+        ("PUT", Unknown(1, 0, (), None), "0 of 1 needed replica acknowledged the write. It may be"),
+    ],
+)  # fmt: skip
+async def test_outcomes_in_words(node: Node, method: str, outcome: Any, words: str) -> None:
+    node.backend.next_outcome = outcome
+    assert (await node.ask(method, "/v1/kv/k")).json["detail"].startswith(words)
 
 
 async def test_receipt_counts_who_acknowledged(node: Node) -> None:

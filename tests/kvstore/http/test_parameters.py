@@ -26,6 +26,8 @@ KNOWN = parameter_set(Level.STRONG)
         ("r=all", Choice(Level.STRONG, 3, 5.0)),
         ("r=quorum&consistency=weak", Choice(Level.WEAK, 2, 5.0)),
         ("r=3&timeout=1ms", Choice(Level.STRONG, 3, 0.001)),
+        ("consistency=we%61k&r=%6fne", Choice(Level.WEAK, 1, 5.0)),
+        ("timeout=6%30s", Choice(Level.STRONG, 2, 60.0)),
         ("timeout=60s", Choice(Level.STRONG, 2, 60.0)),
         ("timeout=60000ms", Choice(Level.STRONG, 2, 60.0)),
         ("timeout=1m", Choice(Level.STRONG, 2, 60.0)),
@@ -40,7 +42,13 @@ def test_reads(query: str, choice: Choice) -> None:
     [
         ("consistency=", "consistency"),
         ("consistency=STRONG", "consistency"),
-        ("consistency=str%6fng", "consistency"),
+        ("consistency=str%5fng", "consistency"),
+        ("consistency=strong%", "consistency"),
+        ("consistency=%ff", "consistency"),
+        ("consistency=strong+", "consistency"),
+        ("r=02", "r"),
+        ("r=%302", "r"),
+        ("timeout=02s", "timeout"),
         ("consistency=weak&consistency=weak", "consistency"),
         ("r=", "r"),
         ("r=-1", "r"),
@@ -97,6 +105,17 @@ def test_counts_are_within_what_the_level_honours(n: int, count: int) -> None:
     with pytest.raises(Problem) as caught:
         KNOWN.write.parse(query, n)
     assert caught.value.code == ("quorum-too-large" if count > n else "quorum-too-small")
+    assert caught.value.extra["needed"] == n // 2 + 1
+
+
+@pytest.mark.parametrize("query", ["r=0", "r=4"])
+def test_what_is_needed_is_what_the_level_would_need(query: str) -> None:
+    needed = {}
+    for level in Level:
+        with pytest.raises(Problem) as caught:
+            KNOWN.read.parse(f"consistency={level}&{query}", 3)
+        needed[level] = caught.value.extra["needed"]
+    assert needed == {Level.STRONG: 2, Level.WEAK: 1, Level.EVENTUAL: 1}
 
 
 def test_what_was_remembered_is_forgotten_when_n_changes() -> None:

@@ -73,7 +73,7 @@ async def test_openapi_describes_what_is_served(node: Node) -> None:
         concrete = path.replace("{key}", "k")
         refused = await node.ask("PROPFIND", concrete)
         assert refused.status == 405, path
-        assert set(refused.headers["Allow"].split(", ")) - {"HEAD"} == methods - {"HEAD"}, path
+        assert set(refused.headers["Allow"].split(", ")) == methods, path
         assert concrete.startswith(KEYS) or refused.json["outcome"]
     references = set(re.findall(r"#/components/schemas/(\w+)", str(document)))
     assert references == set(document["components"]["schemas"])

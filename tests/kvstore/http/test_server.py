@@ -25,6 +25,8 @@ from tests.kvstore.http.test_wire import sample
         ("app.localhost", 200),
         ("db2.example:7001", 200),
         ("db3.example", 200),
+        ("n3:7001", 200),
+        ("n4", 403),
         ("store.example.org", 200),
         ("evil.example", 403),
         ("evil.example:7001", 403),

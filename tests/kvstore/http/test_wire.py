@@ -45,6 +45,7 @@ async def healthy(node: Node) -> bool:
         b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n",
         b"GET v1/kv/k HTTP/1.1\r\n" + HOST + b"\r\n",
         b"noise\r\n\r\n",
+        b"PUT /v1/kv/a b HTTP/1.1\r\n" + HOST + b"\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 64,
     ],
 )
@@ -73,18 +74,71 @@ async def test_http_1_0_is_answered_and_closed(node: Node) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_bytes", "status", "code"),
+    ("request_bytes", "status", "limit"),
     [
-        (b"GET /v1/kv/" + b"x" * 9000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 414, "uri-too-long"),
-        (b"GET /livez HTTP/1.1\r\n" + HOST + b"X: " + b"x" * 9000 + b"\r\n\r\n", 431, "headers-too-large"),
-        (b"GET /livez HTTP/1.1\r\n" + HOST + b"X: y\r\n" * 200 + b"\r\n", 431, "headers-too-large"),
+        (b"GET /v1/kv/" + b"x" * 9000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 414, 8_190),
+        (b"PUT /v1/kv/" + b"x" * 9000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 414, 8_190),
+        (b"GET /livez HTTP/1.1\r\n" + HOST + b"X: " + b"x" * 9000 + b"\r\n\r\n", 431, 8_190),
+        (b"GET /livez HTTP/1.1\r\n" + HOST + b"X: y\r\n" * 200 + b"\r\n", 431, 64),
+        (b"PUT /v1/kv/k HTTP/1.1\r\n" + HOST + b"X: y\r\n" * 200 + b"\r\n", 431, 64),
     ],
 )
-async def test_too_long_heads_are_refused(node: Node, request_bytes: bytes, status: int, code: str) -> None:
+async def test_too_long_heads_are_refused(node: Node, request_bytes: bytes, status: int, limit: int) -> None:
     answer = await exchange(node.port, request_bytes)
-    assert status_of(answer) == status
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == code
+    head, _, body = answer.partition(b"\r\n\r\n")
+    document = json.loads(body)
+    assert status_of(answer) == document["status"] == status
+    assert (document["code"], document["limit"]) == ("too-large", limit)
+    assert document["outcome"] == ("none" if request_bytes.startswith(b"GET") else "not-applied")
+    assert (b"\r\nKV-Receipt: n=3, acks=0" in head) is (b" /v1/kv/" in request_bytes)
     assert await healthy(node)
+
+
+@pytest.mark.parametrize(
+    ("head", "why"),
+    [
+        (
+            b"PUT /v1/kv/k HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+            "two Content-Length",
+        ),
+        (b"GET /v1/kv/k HTTP/1.1\r\n\r\n", "Host header is missing"),
+        (b"GET /v1/kv/k HTTP/1.1\r\n" + HOST + b"X-Nul: a\0b\r\n\r\n", "invalid header value char"),
+        (b"GET /v1/kv/\xf0\x9f HTTP/1.1\r\n" + HOST + b"\r\n", "%C3%A9"),
+        (b"GET /v1/kv/a b HTTP/1.1\r\n" + HOST + b"\r\n", "%20"),
+        (b"GET http://evil.example:foo/ HTTP/1.1\r\n" + HOST + b"\r\n", "its path can't be parsed"),
+        (b"\x16\x03\x01\x02\x00\x01", "HTTPS"),
+        (b"noise\r\n\r\n", "does not begin with a method"),
+    ],
+)
+async def test_what_is_no_request_is_told_why_and_so_is_the_log(
+    node: Node, head: bytes, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = await exchange(node.port, head)
+    assert why in json.loads(answer.partition(b"\r\n\r\n")[2])["detail"]
+    assert why in capsys.readouterr().out
+    assert b"\nKV-Receipt: " in answer or b" /v1/kv/" not in head
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "allow"),
+    [
+        (b"FOO /v1/kv/a", 405, b"GET, HEAD, PUT, DELETE"),
+        (b"get /v1/kv/a?consistency=weak", 405, b"GET, HEAD, PUT, DELETE"),
+        (b"GETX /v1/kv/a", 405, b"GET, HEAD, PUT, DELETE"),
+        (b"FOO /v1/batch", 405, b"POST"),
+        (b"FOO /livez", 405, b"GET, HEAD"),
+        (b"FOO /nowhere", 404, b""),
+    ],
+)
+async def test_a_method_that_nobody_knows_is_405(node: Node, line: bytes, status: int, allow: bytes) -> None:
+    answer = await exchange(node.port, line + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+    document = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert status_of(answer) == document["status"] == status
+    assert document["code"] == ("method-not-allowed" if allow else "not-found")
+    assert document["outcome"] == ("none" if line.startswith(b"GET ") else "not-applied")
+    assert not allow or b"\r\nAllow: " + allow + b"\r\n" in answer
+    assert (b"\r\nKV-Receipt: n=3" in answer) is (b"/v1/kv" in line or b"/v1/batch" in line)
+    assert b"Connection: close" in answer
 
 
 @pytest.mark.parametrize("method", [b"TRACE", b"PATCH", b"POST", b"OPTIONS", b"PROPFIND"])
