@@ -28,6 +28,8 @@ class ExitCode(IntEnum):
     VIOLATION = 9
     INTERRUPTED = 130
     """128 + SIGINT, as shells have it."""
+    READER_GONE = 141
+    """128 + SIGPIPE: whoever read stdout has gone, as `head` does; other tools die of the signal itself."""
 
 
 CODE_OF_STATUS = {

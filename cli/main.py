@@ -92,7 +92,7 @@ def _complain(message: str) -> None:
 def _reader_went_away() -> int:
     """`kvstore list | head` is no error; Python must not try to flush what nobody reads."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return ExitCode.UNEXPECTED
+    return ExitCode.READER_GONE
 
 
 def _unexpected(error: Exception) -> int:

@@ -6,11 +6,15 @@ connection means depends on when it broke:
     it was never made              nothing was sent: the next node may be asked, whatever the request
     it broke after sending         a read is asked again elsewhere; a write may have been applied, so it is
                                    never sent again unless the caller says that sending it twice is harmless
+    it says nothing                a read is asked elsewhere, too, while the first node may still answer; a write
+                                   waits until its time is up, and then may have been applied
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -23,14 +27,18 @@ from yarl import URL
 
 from kvstore.client_errors import AnswerLost, ClientError, NoNodeReachable, Problem
 
-CONNECT_TIMEOUT_S = 2.0
+CONNECT_TIMEOUT_S = 1.0
 """A node of a healthy network accepts within milliseconds; past this the next one is a better bet."""
-ANSWER_TIMEOUT_S = 10.0
-"""Twice the 5 s that a node tries for by default, so that its own answer comes first."""
+SILENCE_S = 2.0
+"""A node that says nothing for so long may be paused: a read asks the next one, too."""
+ANSWER_MARGIN_S = 2.0
+"""A node that knows its deadline answers soon after it; only one that hangs is given up on."""
+ANSWER_TIMEOUT_S = 5.0 + ANSWER_MARGIN_S
+"""A node tries for 5 s by default."""
 CONNECTIONS_MAX = 64
 """Per client: more would only queue inside the nodes."""
 
-_HARMLESS_METHODS = frozenset({"GET", "HEAD"})
+_READS = frozenset({"GET", "HEAD"})
 _ASK_ELSEWHERE_NEXT = frozenset({503, 504})  # it may be the node that is cut off, not the cluster
 _PLAIN_HEADERS = {"Accept-Encoding": "identity"}  # a value's bytes come as they are
 
@@ -51,6 +59,23 @@ class Answer:
         return orjson.loads(self.body)
 
 
+class _Sent:
+    """A request on its way to one node after another, within one time for all."""
+
+    def __init__(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, timeout_s: float, idempotent: bool
+    ) -> None:
+        self.method = method
+        self.target = target
+        """Path and query, percent-encoded."""
+        self.headers = headers
+        self.body = body
+        self.deadline_s = asyncio.get_running_loop().time() + timeout_s
+        """By the loop's clock."""
+        self.idempotent = idempotent
+        self.is_read = method in _READS
+
+
 class _BrokenAfterSending(Exception):
     """The connection broke once bytes may have left."""
 
@@ -66,7 +91,7 @@ async def _without_silent_retries(
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError as error:
-        raise _NeverSent(os.strerror(error.errno) if error.errno else str(error)) from error
+        raise _NeverSent(_why_not_connected(error)) from error
     except aiohttp.ConnectionTimeoutError as error:
         raise _NeverSent(f"not connected within {CONNECT_TIMEOUT_S:g} s") from error
     except TimeoutError:  # an OSError too, but _ask knows the time that was given
@@ -126,48 +151,82 @@ class HttpClient:
         """Sends one request and returns the answer, asking node after node until one could be asked.
 
         `path` is percent-encoded already (see key_path). `idempotent` says that applying this write twice is
-        harmless; reads always are. `timeout_s` holds per node; `only` names the one node to ask. Raises
-        Problem for a status of 400 and above, AnswerLost and NoNodeReachable.
+        harmless; reads always are. `timeout_s` holds for all nodes together; `only` names the one node to ask.
+        Raises Problem for a status of 400 and above, AnswerLost and NoNodeReachable.
         """
         target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
-        harmless = idempotent or method in _HARMLESS_METHODS
+        sent = _Sent(method, target, {**_PLAIN_HEADERS, **(headers or {})}, body, timeout_s, idempotent)
+        endpoints = [only] if only else list(self._in_order())
+        answer = await (self._ask_side_by_side if sent.is_read else self._ask_in_turn)(sent, endpoints)
+        if answer.status in _ASK_ELSEWHERE_NEXT:
+            self._pass_over(answer.endpoint)
+        return _checked(answer)
+
+    async def _ask_in_turn(self, sent: _Sent, endpoints: Sequence[str]) -> Answer:
+        """For writes: the next node is asked only when the one before surely has not got it, or it does no harm."""
         failures: list[str] = []
         lost = False
-        for endpoint in [only] if only else list(self._in_order()):
+        for endpoint in endpoints:
             try:
-                status, heads, content = await self._ask(
-                    endpoint + target, method, headers=headers or {}, body=body, timeout_s=timeout_s
-                )
-            except (_NeverSent, _BrokenAfterSending) as error:
+                return await self._ask(endpoint, sent)
+            except _NeverSent as error:
                 failures.append(f"{endpoint}: {error}")
                 self._pass_over(endpoint)
-                if isinstance(error, _BrokenAfterSending) and method not in _HARMLESS_METHODS:
-                    lost = True
-                    if not harmless:
-                        break
-            else:
-                if status in _ASK_ELSEWHERE_NEXT:
-                    self._pass_over(endpoint)
-                return _checked(Answer(status, heads, content, endpoint))
-        raise _given_up(method, failures, lost)
+            except _BrokenAfterSending as error:
+                failures.append(f"{endpoint}: {error}")
+                self._pass_over(endpoint)
+                lost = True
+                if not sent.idempotent:
+                    break
+        raise _given_up(sent, failures, lost)
 
-    async def _ask(
-        self, url: str, method: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float
-    ) -> tuple[int, Mapping[str, str], bytes]:
+    async def _ask_side_by_side(self, sent: _Sent, endpoints: Sequence[str]) -> Answer:
+        """For reads: who is silent is not waited for alone, and the first answer counts."""
+        failures: list[str] = []
+        unasked = iter(endpoints)
+        asked: dict[asyncio.Task[Answer], str] = {}
+        endpoint = next(unasked, None)
+        try:
+            while endpoint is not None or asked:
+                if endpoint is not None:
+                    task = asyncio.create_task(self._ask(endpoint, sent))  # noqa: TID251 - `asked` holds it
+                    asked[task] = endpoint
+                    newest, endpoint = endpoint, next(unasked, None)
+                patience = None if endpoint is None else SILENCE_S
+                done, _ = await asyncio.wait(asked, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    who = asked.pop(task)
+                    if not isinstance(error := task.exception(), _NeverSent | _BrokenAfterSending):
+                        return task.result()
+                    failures.append(f"{who}: {error}")
+                    self._pass_over(who)
+                if not done:
+                    self._pass_over(newest)
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        raise _given_up(sent, failures, lost=False)
+
+    async def _ask(self, endpoint: str, sent: _Sent) -> Answer:
         assert self._session is not None, "use HttpClient as an async context manager"
-        limits = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S)
+        left_s = sent.deadline_s - asyncio.get_running_loop().time()
+        if left_s <= 0:
+            raise _NeverSent("no time was left to ask it")
+        # Half, so that a connection which does not come about is never taken for an answer that does not.
+        limits = aiohttp.ClientTimeout(total=left_s, sock_connect=min(CONNECT_TIMEOUT_S, left_s / 2))
         try:
             async with self._session.request(
-                method,
-                URL(url, encoded=True),
-                headers={**_PLAIN_HEADERS, **headers},
-                data=body or None,
+                sent.method,
+                URL(endpoint + sent.target, encoded=True),
+                headers=sent.headers,
+                data=sent.body or None,
                 timeout=limits,
                 allow_redirects=False,
             ) as response:
-                return response.status, response.headers, await response.read()
+                return Answer(response.status, response.headers, await response.read(), endpoint)
         except TimeoutError as error:
-            raise _BrokenAfterSending(f"no answer within {timeout_s:g} s") from error
+            raise _BrokenAfterSending(f"no answer within {left_s:.2g} s") from error
         except aiohttp.ClientError as error:
             raise _BrokenAfterSending(_in_words(error)) from error
 
@@ -187,11 +246,17 @@ def _in_words(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _given_up(method: str, failures: Sequence[str], lost: bool) -> ClientError:
+def _why_not_connected(error: aiohttp.ClientConnectorError) -> str:
+    if isinstance(error, aiohttp.ClientConnectorDNSError) or isinstance(error.os_error, socket.gaierror):
+        return f"no address is known for the name {error.host!r}"
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def _given_up(sent: _Sent, failures: Sequence[str], lost: bool) -> ClientError:
     tried = "; ".join(failures)
     if lost:
         return AnswerLost(f"the request was sent and its answer never came, so it may be applied: {tried}")
-    meaning = "" if method in _HARMLESS_METHODS else ", so nothing was applied"
+    meaning = "" if sent.is_read else ", so nothing was applied"
     return NoNodeReachable(f"no node could be reached{meaning}: {tried}")
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 NODE_TIMEOUT_S = 5.0
 """How long a node tries when it is not told."""
-ANSWER_MARGIN_S = 5.0
-"""A node that knows its deadline answers soon after it; only one that hangs is given up on."""
 
 
 def query_of(**choices: str | float | None) -> dict[str, str]:
@@ -37,6 +35,8 @@ def query_of(**choices: str | float | None) -> dict[str, str]:
 
 def patience_s(timeout: float | None) -> float:
     """How long to wait for a node that tries for `timeout` seconds."""
+    from kvstore.http_client import ANSWER_MARGIN_S  # noqa: PLC0415 - see cli/connection.py
+
     return (NODE_TIMEOUT_S if timeout is None else timeout) + ANSWER_MARGIN_S
 
 
@@ -55,6 +55,13 @@ def condition_headers(if_match: str | None, create: bool, fence: str | None) -> 
             raise click.UsageError(f"--fence {fence!r} is no fence; write LOCK=NUMBER")
         headers["KV-Fence"] = f"{quote(lock, safe='')}={number}"
     return headers
+
+
+def checked_content_type(text: str) -> str:
+    """The media type itself, if it may stand in a header. Raises UsageError."""
+    if text.isascii() and text.isprintable():
+        return text
+    raise click.UsageError(f"--content-type {text!a} is no media type; write printable ASCII, such as text/plain")
 
 
 def _ask(choices: Choices, method: str, path: str, *, receipt: bool, timeout_s: float, **request: Any) -> Answer:
@@ -106,7 +113,7 @@ def put_command(
     """Write VALUE at KEY and show the write's receipt. VALUE may be - for stdin or @FILE."""
     headers = condition_headers(if_match, create, fence)
     if content_type is not None:
-        headers["Content-Type"] = content_type
+        headers["Content-Type"] = checked_content_type(content_type)
     answer = _ask(
         choices,
         "PUT",

@@ -16,7 +16,10 @@ class TooLarge(Exception):
     """More bytes than any node takes."""
 
     def __init__(self) -> None:
-        super().__init__(f"larger than {VALUE_BYTES_MAX_MAX} bytes, which is more than any node takes")
+        super().__init__(
+            f"larger than {VALUE_BYTES_MAX_MAX:,} bytes, which is more than any node takes; "
+            "a node takes 1 MiB, if its --value-bytes-max does not say otherwise"
+        )
 
 
 def read_limited(source: BinaryIO) -> bytes:

@@ -87,6 +87,8 @@ def test_a_missing_key_is_exit_code_3_and_deleting_it_is_none(cli: Cli) -> None:
         ("list", "--limit", "0"),
         ("nonsense",),
         ("get", "k", "--endpoints", "ftp://x"),
+        ("put", "k", "v", "--content-type", "text/plain\nX-Evil: yes"),
+        ("put", "k", "v", "--content-type", "text/plain\x7f"),
     ],
 )
 def test_what_can_not_mean_anything_is_exit_code_2(cli: Cli, arguments: tuple[str | bytes, ...]) -> None:
@@ -100,9 +102,10 @@ def test_a_value_over_the_limit_is_refused_before_and_by_the_node(cli: Cli) -> N
     by_node = cli("put", "large", "-", stdin=bytes((1 << 20) + 1))
     assert by_node.code == 2
     assert "413 too-large" in by_node.err
+    assert "1,048,576 bytes" in by_node.err
     here = cli("put", "large", "-", stdin=bytes((16 << 20) + 1))
     assert here.code == 2
-    assert "more than any node takes" in here.err
+    assert "16,777,216 bytes, which is more than any node takes; a node takes 1 MiB" in here.err
     assert cli("get", "large").code == 3
 
 

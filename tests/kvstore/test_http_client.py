@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
+from kvstore import http_client
 from kvstore.client_errors import AnswerLost, NoNodeReachable, Problem
 from kvstore.http_client import HttpClient, parse_endpoint
 from kvstore.paths import key_path
@@ -97,6 +99,61 @@ async def test_silence_is_an_answer_lost() -> None:
     async with scripted(b"") as node, HttpClient([node.url]) as client:
         with pytest.raises(AnswerLost, match=r"no answer within 0\.2 s"):
             await client.request("PUT", "/v1/kv/k", body=b"v", timeout_s=0.2)
+
+
+async def test_a_read_goes_on_to_the_next_node_when_one_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_client, "SILENCE_S", 0.1)
+    async with scripted(b"", b"") as silent, scripted(OK, OK) as other, HttpClient([silent.url, other.url]) as client:
+        began = time.monotonic()
+        for _ in range(2):
+            assert (await client.request("GET", "/v1/kv/k")).endpoint == other.url
+        assert time.monotonic() - began < http_client.ANSWER_TIMEOUT_S / 2
+        assert len(silent.requests) == 1, "it was passed over by the second request"
+
+
+async def test_who_was_silent_may_still_be_the_first_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_client, "SILENCE_S", 0.05)
+    is_second_asked = asyncio.Event()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await is_second_asked.wait()
+        writer.write(OK)
+        await writer.drain()
+        writer.close()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_second_asked.set()
+        await reader.read()
+        writer.close()
+
+    servers = [await asyncio.start_server(serve, "127.0.0.1", 0) for serve in (slow, silent)]
+    urls = [f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}" for server in servers]
+    async with servers[0], servers[1], HttpClient(urls) as client:
+        assert (await client.request("GET", "/v1/kv/k")).endpoint == urls[0]
+
+
+async def test_one_time_holds_for_all_nodes_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_client, "SILENCE_S", 0.1)
+    async with scripted(b"") as first, scripted(b"") as second, HttpClient([first.url, second.url]) as client:
+        began = time.monotonic()
+        with pytest.raises(NoNodeReachable, match="no answer within"):
+            await client.request("GET", "/v1/kv/k", timeout_s=0.5)
+        assert 0.4 < time.monotonic() - began < 2
+        assert [len(first.requests), len(second.requests)] == [1, 1]
+
+
+async def test_a_write_waits_for_a_silent_node_and_is_sent_to_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_client, "SILENCE_S", 0.1)
+    async with scripted(b"") as silent, scripted(OK) as other, HttpClient([silent.url, other.url]) as client:
+        with pytest.raises(AnswerLost):
+            await client.request("PUT", "/v1/kv/k", body=b"v", timeout_s=0.5)
+        assert [len(silent.requests), len(other.requests)] == [1, 0]
+
+
+async def test_a_name_that_nobody_knows_is_said_in_words() -> None:
+    async with HttpClient(["http://no-such-host.invalid:1"]) as client:
+        with pytest.raises(NoNodeReachable, match=r"no address is known for the name 'no-such-host\.invalid'"):
+            await client.request("GET", "/livez")
 
 
 async def test_a_problem_carries_all_that_the_node_said() -> None:

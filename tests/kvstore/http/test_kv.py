@@ -262,8 +262,8 @@ async def test_read_outcomes(node: Node, outcome: Any, status: int, expected: di
 @pytest.mark.parametrize(
     ("method", "outcome", "words"),
     [
-        ("PUT", Unavailable(2, 1, ()), "2 replicas are needed and 1 could be reached in the time there was; nothing was"),
-        ("PUT", Unavailable(1, 0, ()), "1 replica is needed and 0 could be reached in the time there was; nothing was"),
+        ("PUT", Unavailable(2, 1, ()), "2 replicas are needed and 1 could be reached in the time there was; nothing"),
+        ("PUT", Unavailable(1, 0, ()), "1 replica is needed and 0 could be reached in the time there was; nothing"),
         ("GET", Unavailable(1, 0, ()), "1 replica is needed and 0 could be reached in the time there was. Try"),
         ("GET", TimedOut(1, 0, ()), "0 of 1 needed replica answered in time."),
         ("PUT", Unknown(2, 1, (), None), "1 of 2 needed replicas acknowledged the write. It may be applied, now or "
