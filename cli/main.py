@@ -46,6 +46,17 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        """The command's result. Who read stdout and went away is told apart here: click and rich call it exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            return _reader_went_away()
+        except SystemExit as end:
+            if isinstance(end.__context__, BrokenPipeError):
+                return _reader_went_away()
+            raise
+
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @option("--endpoints", metavar="LIST", default=DEFAULT_ENDPOINTS, show_default=True, help="Nodes to ask, by comma.")

@@ -178,7 +178,7 @@ def _suggestion(name: str) -> str:
 
 def _contradictions(values: Mapping[str, Any]) -> list[str]:
     """Faults between settings, each of which is right by itself. Says nothing of settings that are missing."""
-    return [*_membership(values), *_exposure(values)]
+    return [*_membership(values), *_exposure(values), *_collision(values)]
 
 
 def _membership(values: Mapping[str, Any]) -> list[str]:
@@ -211,3 +211,12 @@ def _exposure(values: Mapping[str, Any]) -> list[str]:
             "listen on 127.0.0.1, or say --allow-insecure if the network keeps strangers out"
         )
     return faults
+
+
+def _collision(values: Mapping[str, Any]) -> list[str]:
+    peer, http = values.get("peer"), values.get("http")
+    if not peer or not http or peer.port != http.port:
+        return []
+    if peer.host != http.host and not (peer.is_wildcard or http.is_wildcard):
+        return []
+    return [f"--http is {http} and --peer is {peer}: applications and peers need a port each"]

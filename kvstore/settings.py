@@ -83,7 +83,7 @@ def _seconds(lowest: float, highest: float) -> Callable[[str], float]:
             seconds = math.nan
         if lowest <= seconds <= highest:
             return seconds
-        raise ValueError(f"seconds from {lowest:g} to {highest:g}, such as {lowest + 1:g} or {lowest + 1.5:g}")
+        raise ValueError(f"a number of seconds from {lowest:g} to {highest:g}, such as 2 or 0.5")
 
     return parse
 

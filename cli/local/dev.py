@@ -88,7 +88,10 @@ def dev_command(
             "end it, or choose other ports with --base-port and another folder with --data"
         )
     _prepare(folder, layout)
-    return asyncio.run(_run(layout, folder, restart_after))
+    try:
+        return asyncio.run(_run(layout, folder, restart_after))
+    except asyncio.CancelledError:  # the nodes were killed already, and somebody could not wait for that either
+        return ExitCode.INTERRUPTED
 
 
 def _prepare(folder: Path, layout: Layout) -> None:
@@ -117,6 +120,8 @@ async def _run(layout: Layout, folder: Path, restart_after_s: float | None) -> E
         click.echo(_how_to_talk(layout, folder, time.monotonic() - began))
         await supervisor.watch(lambda: _write_cluster(where, layout, supervisor))
         raise CommandFailed("no node is left")
+    except OSError as error:
+        raise CommandFailed(f"{where} can't be written, so the nodes are ended: {error.strerror}") from error
     except asyncio.CancelledError:
         _say("ending the nodes")
         return ExitCode.DONE
@@ -160,11 +165,18 @@ def _write_cluster(where: Path, layout: Layout, supervisor: Supervisor) -> None:
 def _how_to_talk(layout: Layout, folder: Path, seconds: float) -> str:
     """One curl per level, each through another node where there are three."""
     urls = [f"http://{HOST}:{layout.http_port(index % layout.nodes)}/v1/kv/greeting" for index in range(3)]
-    count = f"{layout.nodes} nodes are" if layout.nodes > 1 else "One node is"
-    return f"""{count} ready after {seconds:.1f} s. Their data is in {folder}.
+    count, whose = (f"{layout.nodes} nodes are", "Their") if layout.nodes > 1 else ("One node is", "Its")
+    return f"""{count} ready after {seconds:.1f} s. {whose} data is in {folder}.
 
   strong    curl -i -X PUT '{urls[0]}' -d 'hello'
   weak      curl -i '{urls[1]}?consistency=weak'
   eventual  curl -i -X PUT '{urls[2]}?consistency=eventual' -d 'hello again'
 
-`kvstore status` shows the members. Ctrl-C ends them; the data stays."""
+`{_status_command(layout)}` shows the members. Ctrl-C ends them; the data stays."""
+
+
+def _status_command(layout: Layout) -> str:
+    if layout.base_port == Layout().base_port:
+        return "kvstore status"
+    endpoints = ",".join(f"{HOST}:{layout.http_port(index)}" for index in range(layout.nodes))
+    return f"kvstore status --endpoints {endpoints}"

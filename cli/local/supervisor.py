@@ -64,8 +64,8 @@ class NodeProcess:
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
     async def start(self) -> None:
-        """Starts the process. Raises OSError."""
-        self.plan.folder.mkdir(parents=True, exist_ok=True)
+        """Starts the process. Raises OSError, also when the folder around its own has gone."""
+        self.plan.folder.mkdir(exist_ok=True)
         if self._log.exists() and self._log.stat().st_size > LOG_BYTES_MAX:
             self._log.replace(self._log.with_name("node.log.1"))
         with self._log.open("ab") as log:
@@ -92,11 +92,14 @@ class NodeProcess:
             self._process.send_signal(number)
 
     def last_words(self) -> str:
-        """The last lines that this life wrote to its log, indented; empty when it wrote none."""
-        with self._log.open("rb") as log:
-            end = log.seek(0, os.SEEK_END)
-            log.seek(max(self._log_begins_at, end - LAST_WORDS_BYTES))
-            lines = log.read().decode(errors="replace").splitlines()[-LAST_WORDS_LINES:]
+        """The last lines that this life wrote to its log, indented; empty when it wrote none or the log is gone."""
+        try:
+            with self._log.open("rb") as log:
+                end = log.seek(0, os.SEEK_END)
+                log.seek(max(self._log_begins_at, end - LAST_WORDS_BYTES))
+                lines = log.read().decode(errors="replace").splitlines()[-LAST_WORDS_LINES:]
+        except OSError:
+            return ""
         return "".join(f"\n    {line}" for line in lines)
 
     async def unready_because(self) -> str | None:
@@ -134,17 +137,23 @@ class Supervisor:
                 for watcher in watchers:
                     watcher.cancel()
         except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            raise _first(errors) from None
         except TimeoutError as error:
             raise CommandFailed(
                 f"the nodes were not ready within {READY_TIMEOUT_S:g} s; their logs say more"
             ) from error
 
     async def watch(self, on_change: Callable[[], None]) -> None:
-        """Starts again who dies, until no node is left that could live; calls on_change after each start."""
-        async with asyncio.TaskGroup() as group:
-            for node in self.nodes:
-                group.create_task(self._keep_alive(node, on_change))
+        """Starts again who dies, until no node is left that could live; calls on_change after each start.
+
+        Raises CommandFailed when one can't be started again.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                for node in self.nodes:
+                    group.create_task(self._keep_alive(node, on_change))
+        except ExceptionGroup as errors:
+            raise _first(errors) from None
 
     async def stop(self) -> None:
         """Ends all nodes: asks, waits GRACE_S, then kills. Cancelling it kills at once."""
@@ -187,9 +196,17 @@ class Supervisor:
                 return
             self._say(f"{name} starts again in {self._restart_after_s:g} s")
             await asyncio.sleep(self._restart_after_s)
-            await node.start()
-            on_change()
+            try:
+                await node.start()
+                on_change()
+            except OSError as error:
+                raise CommandFailed(f"{name} can't be started again, so the nodes are ended: {error}") from error
             self._say(f"{name} is started again (pid {node.pid})")
+
+
+def _first(errors: ExceptionGroup[Exception]) -> Exception:
+    """One error says what went wrong; the others followed from it or came at the same moment."""
+    return errors.exceptions[0]
 
 
 def dying_with(parent: int) -> Callable[[], None] | None:

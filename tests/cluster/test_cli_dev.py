@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -30,6 +31,8 @@ def test_dev_comes_up_says_how_to_talk_to_it_and_keeps_its_data(dev: Dev, number
         single = Cli([node["http"]])
         assert single("put", f"via/{node['name']}", node["name"]).code == 0
     pids = [node["pid"] for node in nodes.values()]
+    ports = ",".join(f"127.0.0.1:{dev.base_port + i}" for i in range(3))
+    assert f"`kvstore status --endpoints {ports}` shows the members" in dev.out.read_text()
 
     assert dev.end(number) == 0, dev.err.read_text()
     assert all_gone(pids)
@@ -59,6 +62,27 @@ def test_never_leaves_the_dead_alone(dev: Dev) -> None:
     os.kill(dev.nodes()["n1"]["pid"], signal.SIGKILL)
     wait_until(lambda: "n1 stays dead" in dev.err.read_text(), "dev to say so")
     assert dev.cli()("put", "k", "v").code == 0
+
+
+def test_a_data_folder_that_vanishes_ends_dev_with_one_line(dev: Dev) -> None:
+    dev.start("--restart-after", "200ms", "--nodes", "1")
+    assert "One node is ready after" in dev.out.read_text()
+    assert "Its data is in" in dev.out.read_text()
+    pids = [node["pid"] for node in dev.nodes().values()]
+    shutil.rmtree(dev.folder)
+    os.kill(pids[0], signal.SIGKILL)
+    assert dev.process.wait(60) == 1
+    last = dev.err.read_text().splitlines()[-1]
+    assert "n1 can't be started again, so the nodes are ended" in last
+    assert str(dev.folder) in last
+    assert "unexpected" not in dev.err.read_text()
+
+
+def test_a_start_that_is_interrupted_ends_quietly(dev: Dev) -> None:
+    dev.spawn()
+    wait_until((dev.folder / "n3" / "node.log").exists, "the nodes to be started")
+    assert dev.end(signal.SIGINT) == 0, dev.err.read_text()
+    assert dev.err.read_text() == "kvstore dev: ending the nodes\n"
 
 
 def test_nodes_die_with_a_dev_that_is_killed(dev: Dev) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from pathlib import Path
 
 import pytest
@@ -149,4 +150,23 @@ def test_a_reader_that_goes_away_is_no_traceback(cli: Cli) -> None:
     assert listing.stdout is not None
     listing.stdout.close()
     _, err = listing.communicate(timeout=60)
-    assert (listing.returncode, err) == (1, b"")
+    assert (listing.returncode, err) == (141, b"")
+
+
+def test_a_paused_node_holds_up_no_read_and_leaves_a_write_unknown(cluster3: ClusterHarness, cli: Cli) -> None:
+    assert cli("put", "paused", "before").code == 0
+    cluster3.stop("n1")  # the first of the endpoints; the kernel still takes connections for it
+    try:
+        began = time.monotonic()
+        read = cli("get", "paused", "--consistency", "weak", "--timeout", "8s")
+        assert (read.code, read.out) == (0, b"before"), read.err
+        assert time.monotonic() - began < 8
+        began = time.monotonic()
+        written = cli("put", "paused", "after", "--timeout", "1s")
+        assert written.code == 6, written.err
+        assert "may be applied" in written.err
+        assert cluster3.endpoints[1] not in written.err
+        assert time.monotonic() - began < 8
+    finally:
+        cluster3.cont("n1")
+    cluster3.wait_ready()

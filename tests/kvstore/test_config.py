@@ -100,6 +100,8 @@ def test_variables_of_the_client_and_of_tests_are_none_of_ours() -> None:
         ({"members": "n1=127.0.0.1:7101,n1=127.0.0.1:7102"}, "n1 stands there 2 times"),
         ({"members": "n1=127.0.0.1:7101,n2=127.0.0.1:7101"}, "127.0.0.1:7101 stands there 2 times"),
         ({"members": "n1=127.0.0.1:7101@a", "zone": "b"}, "--zone is 'b'"),
+        ({"http": "127.0.0.1:7101", "consistency": "x"}, "applications and peers need a port each"),
+        ({"http": "0.0.0.0:7101", "allow_insecure": "true"}, "applications and peers need a port each"),
         ({"members": "n1"}, "NAME=HOST:PORT"),
         ({"members": ""}, "NAME=HOST:PORT"),
         ({"members": "N1=127.0.0.1:7101"}, "1 to 63 of a-z"),
@@ -112,7 +114,7 @@ def test_variables_of_the_client_and_of_tests_are_none_of_ours() -> None:
         ({"replicas": "3.0"}, "whole number"),
         ({"value_bytes_max": "17MiB"}, "bytes from 1 to 16777216"),
         ({"value_bytes_max": "1_000"}, "bytes from"),
-        ({"clock_offset_max_s": "nan"}, "seconds from"),
+        ({"clock_offset_max_s": "nan"}, "a number of seconds from 0.001 to 3600, such as 2 or 0.5"),
         ({"drain_timeout_s": "inf"}, "seconds from"),
         ({"allow_insecure": "yes"}, "one of true, false"),
         ({"consistency": "STRONG"}, "one of strong, weak, eventual"),
@@ -143,6 +145,10 @@ def test_a_short_secret_is_refused(tmp_path: Path) -> None:
     (told,) = faults(cluster_secret_file=str(secret))
     assert "16 to 4096 bytes" in told
     assert "hunter2" not in told
+
+
+def test_the_same_port_of_another_address_is_another_port() -> None:
+    assert load_config(GOOD | {"http": "127.0.0.2:7101"}, {}).http.port == 7101
 
 
 def test_http_beyond_this_machine_must_be_allowed() -> None:
