@@ -47,7 +47,7 @@ class LazyGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> object:
-        """The command's result. A reader of stdout who went away is noticed here: click and rich call it exit code 1."""
+        """The command's result. A reader of stdout who went away is noticed here: click and rich say exit code 1."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:

@@ -109,7 +109,8 @@ def test_what_can_not_be_a_key_is_told_and_the_rest_goes_on(cli: Cli, tmp_path: 
         "pipe": "no regular file",
         "socket": "no regular file",
         "\\xff\\xfe": "its name is not UTF-8, and keys are",
-        "huge": "larger than 16777216 bytes, which is more than any node takes",
+        "huge": "larger than 16,777,216 bytes, which is more than any node takes; a node takes 1 MiB, "
+        "if its --value-bytes-max does not say otherwise",
     }
     assert "413 too-large" in reasons["large"]
     assert "400 bad-key" in reasons["ddddd/deep"]
