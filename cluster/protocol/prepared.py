@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from storage.record import Record, ReplicaState
 
-PREPARED_MS_MAX = 10_000
+PREPARED_MS_MAX = 60_000
 """How old a prepared ballot may be used: a version's time, which people and weak writes see, is its ballot's."""
 PREPARED_MAX = 65_536
 """Keys with a prepared ballot. About 250 bytes each, so 16 MB; a key that falls out pays one more round trip."""
