@@ -16,7 +16,7 @@ from cli.transfer.target_folder import TargetFolder
 from tests.cluster.cli_runner import Cli
 from tests.cluster.harness import ClusterHarness, wait_until
 
-MANY = 600
+MANY = 3_000
 
 
 @pytest.fixture
