@@ -72,7 +72,9 @@ class StrongRead:
         """Puts the newest record on a majority before it is returned."""
         record = newest(list(held.values()))
         assert record is not None, "replicas that all hold nothing agree"
-        answers = yield Ask(Accept(self.key, record, NONE), self.majority)
+        # A weak record steps back where a strong proposer is at work: taken past its promise, it would leave that
+        # proposer's write unknown. Settling then queues behind it.
+        answers = yield Ask(Accept(self.key, record, NONE, yielding=record.weak), self.majority)
         taken: dict[int, Record | None] = {slot: record for slot, answer in answers if type(answer) is Accepted}
         self.held = held | taken
         return Agreed(record, tuple(self.held)) if len(taken) >= self.majority else NeedsSettling()

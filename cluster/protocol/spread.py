@@ -27,7 +27,7 @@ class Spread:
         """Ends when enough have it; until then it tries for ever."""
         attempt = 0
         while True:
-            accept = Accept(self.key, self.record, NONE)
+            accept = Accept(self.key, self.record, NONE, yielding=self.record.weak)
             answers = yield Ask(accept, self.needed, grants=self.is_there, hedge=True)
             self.slots = tuple(slot for slot, answer in answers if self.is_there(answer))
             if len(self.slots) >= self.needed:
