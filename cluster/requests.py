@@ -111,8 +111,6 @@ class Written(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     acks: int
     """Replicas that had it on disk when the answer was sent."""
     replicas: tuple[str, ...]
-    hinted: int = 0
-    """Copies kept aside for home replicas that could not be reached or that a promise closed."""
 
 
 class Conflict(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):

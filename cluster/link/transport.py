@@ -121,11 +121,6 @@ class PeerTransport:
         """Whether there is a connection to that node, silent or not."""
         return slot == self.slot or self._diallers[slot].is_up
 
-    @property
-    def peer_slots(self) -> tuple[int, ...]:
-        """The slots of all other members."""
-        return tuple(self._diallers)
-
     def _on_heard(self, slot: int) -> None:
         self.detector.heard(slot, self._clock.monotonic_s())
         if slot not in self._alive:
