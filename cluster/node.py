@@ -24,6 +24,7 @@ from cluster.coordination.merge_back import MergeBack
 from cluster.coordination.primary import Primary
 from cluster.link.transport import Transport
 from cluster.membership.failure_detector import HEARTBEAT_INTERVAL_S
+from cluster.membership.fitness import Fitness, Roster
 from cluster.membership.topology import Topology
 from cluster.protocol.messages import (
     Alive,
@@ -39,6 +40,8 @@ from cluster.protocol.messages import (
     Unfit,
 )
 from cluster.protocol.prepared import PREPARED_MS_MAX, PreparedBallots
+from cluster.repair.hash_trees import HashTrees
+from cluster.replica.marks import PartitionMarks
 from cluster.replica.replica import Replica, Respond
 from cluster.requests import ListOutcome, ListRequest, ReadOutcome, ReadRequest, WriteOutcome, WriteRequest
 from cluster.tasks import Tasks
@@ -75,15 +78,22 @@ class ClusterNode:
         self._transport, self._clock, self._tasks = transport, clock, tasks
         ceiling_ms = int(engine.facts.get(CLOCK_CEILING, b"0"))
         self.ballots = BallotClock(clock, slot, ceiling_ms, self._reserve)
+        self.fitness = Fitness()
+        self.roster = Roster(transport.is_alive, slot, self.fitness)
+        self.trees = HashTrees(topology().partitions, engine.leaves)
+        self.marks = PartitionMarks(self.trees.partition_of, engine.facts)
         self.replica = Replica(
             engine,
             commits,
             self.ballots,
             tasks,
             cache_bytes_max=cache_bytes_max,
+            trees=self.trees,
+            marks=self.marks,
+            fitness=self.fitness,
             on_kept_aside=self._on_kept_aside,
         )
-        self.context = Context(transport, self.ballots, clock, random)
+        self.context = Context(transport, self.ballots, clock, random, self.roster)
         self.prepared = PreparedBallots(self.replica.peek, self._is_recent)
         self.primary = Primary(self.context, self.prepared, topology)
         self.handover = Handover(self.context, self.primary, topology, slot)
@@ -144,9 +154,13 @@ class ClusterNode:
         elif kind is Scan:
             self._tasks.spawn(self._scan(request, respond, token), "scan")  # type: ignore[arg-type]
         elif kind is Heartbeat:
-            respond(token, Alive(self._clock.wall_ms(), self._engine.commit_sequence))
+            self._beat_heard(request, respond, token)  # type: ignore[arg-type]
         else:
             self.replica.handle(request, respond, token)  # type: ignore[arg-type]
+
+    def _beat_heard(self, beat: Heartbeat, respond: Respond, token: int) -> None:
+        self.roster.told(beat.slot, beat.fitness)
+        respond(token, Alive(self._clock.wall_ms(), self._engine.commit_sequence, self.fitness.bars))
 
     def _propose(self, forward: Forward, age_ms: int, respond: Respond, token: int) -> None:
         left_s = (forward.budget_ms - age_ms) / 1000
@@ -173,7 +187,13 @@ class ClusterNode:
         while True:
             for member in self._topology().members:
                 if member.slot != self.slot:
-                    beat = Heartbeat(self._clock.wall_ms(), self._engine.commit_sequence)
+                    beat = Heartbeat(
+                        self._clock.wall_ms(),
+                        self._engine.commit_sequence,
+                        self.fitness.bars,
+                        self.slot,
+                        self._engine.incarnation,
+                    )
                     self._transport.send(member.slot, beat, self._beaten)
             self._follow_wall()
             await asyncio.sleep(HEARTBEAT_INTERVAL_S)
@@ -187,6 +207,7 @@ class ClusterNode:
 
     def _beaten(self, slot: int, answer: Answer) -> None:
         if isinstance(answer, Alive):
+            self.roster.told(slot, answer.fitness)
             self.peer_wall_offset_ms[slot] = answer.wall_ms - self._clock.wall_ms()
             highest = max(answer.commit_sequence, self.peer_commit_sequence.get(slot, 0))
             self.peer_commit_sequence[slot] = highest
@@ -212,7 +233,7 @@ class ClusterNode:
     def is_majority_visible(self) -> bool:
         """Whether any replica set has a majority that seems alive from here."""
         topology = self._topology()
-        alive = {member.slot for member in topology.members if self._transport.is_alive(member.slot)}
+        alive = {member.slot for member in topology.members if self.roster.is_writable(member.slot)}
         return any(len(alive.intersection(slots)) >= topology.majority for slots in topology.replica_slots)
 
 

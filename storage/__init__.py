@@ -11,7 +11,7 @@ The contract of durability, kept by every engine (engine.py):
 An engine decides nothing. It writes what the acceptor above tells it, unconditionally, and answers with what is
 committed.
 
-Reading order: ballot, record, engine (the interface, and its errors as a tree); memory (its meaning, in
+Reading order: ballot, keyspace, record, engine (the interface, and its errors as a tree); memory (its meaning, in
 dictionaries); group_commit (how many requests share one fsync). Then the real one: schema, integrity, rows (pure),
 folder, writer, reader, and sqlite, which holds them together. DESIGN.md says why.
 """
@@ -21,36 +21,53 @@ from storage.engine import (
     Batch,
     CommitFailed,
     Damaged,
+    DiskFull,
     Engine,
     FolderLocked,
     FolderUnusable,
+    HintPage,
+    Rot,
+    Row,
+    RowPage,
     ScanEntry,
     ScanPage,
+    ScrubPage,
     StorageError,
 )
 from storage.group_commit import GroupCommit
+from storage.keyspace import bounds_of, hash_of, slice_of
 from storage.memory import MemoryEngine, MemoryFolder
-from storage.record import Record, ReplicaState
+from storage.record import Hint, Record, ReplicaState
 from storage.sqlite import SqliteEngine
 
 __all__ = [
     "Batch",
     "CommitFailed",
     "Damaged",
+    "DiskFull",
     "Engine",
     "FolderLocked",
     "FolderUnusable",
     "GroupCommit",
+    "Hint",
+    "HintPage",
     "MemoryEngine",
     "MemoryFolder",
     "Record",
     "ReplicaState",
+    "Rot",
+    "Row",
+    "RowPage",
     "ScanEntry",
     "ScanPage",
+    "ScrubPage",
     "SqliteEngine",
     "StorageError",
     "ballot_of",
+    "bounds_of",
+    "hash_of",
     "parse_version",
+    "slice_of",
     "slot_of",
     "unix_ms_of",
     "version_text",

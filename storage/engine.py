@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from storage.record import Record, ReplicaState
+from storage.record import Hint, Record, ReplicaState
 
 
 @dataclass(slots=True)
@@ -30,6 +30,14 @@ class Batch:
     """Kept-aside records that are settled and may go, by (key, origin). Never one that is in `keep` too."""
     facts: dict[str, bytes] = field(default_factory=dict)
     """Named facts about this node: its cluster, its topology, its clock ceiling."""
+    drop: set[bytes] = field(default_factory=set)
+    """Keys whose rows go, promise and all. Never one that is in `states` too."""
+    leaves: dict[int, int] = field(default_factory=dict)
+    """The new sum of each leaf of the hash trees that changed, by the leaf's number (cluster/repair/hash_trees.py)."""
+    hints: dict[int, Hint] = field(default_factory=dict)
+    """Hints to keep, by their number; replaces one of the same number. Numbers grow in order of arrival."""
+    drop_hints: set[int] = field(default_factory=set)
+    """Hints that may go. Never one that is in `hints` too."""
 
 
 class Damaged(msgspec.Struct, frozen=True):
@@ -48,6 +56,57 @@ class ScanEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     tombstone: bool
 
 
+class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a row says of itself without its value."""
+
+    key: bytes
+    promised: int
+    ballot: int
+    """NONE where there is only a promise."""
+    origin: int
+    tombstone: bool
+    """A deletion; False for a promise alone."""
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowPage:
+    """Rows of a range of the key space, in order of (place, key)."""
+
+    rows: list[Row]
+    complete: bool
+    """False when the range has more behind the last of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class HintPage:
+    """Hints in order of arrival, with their numbers."""
+
+    hints: dict[int, Hint]
+    complete: bool
+
+
+class Rot(msgspec.Struct, frozen=True):
+    """A row that a scrub found damaged."""
+
+    row: int
+    """Its number in the table, for `mend`."""
+    key: bytes | None
+    """Whose it is; None where its own key has rotted and nothing else tells."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubPage:
+    """What one step of a scrub found."""
+
+    checked: int
+    """Rows looked at."""
+    rotten: list[Rot]
+    last: int | None
+    """Where the next step goes on from; None when all rows have been looked at."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScanPage:
     """Keys in byte order. `complete` is False when there may be more behind the last."""
@@ -62,6 +121,7 @@ class StorageError(Exception):
     StorageError
     ├── FolderLocked       another process uses the folder: nothing was touched
     ├── FolderUnusable     not ours, of a newer schema, or its settings did not take: nothing was touched
+    ├── DiskFull           there is no room: the transaction was undone, and may be tried again
     └── CommitFailed       a write may or may not be on disk: the process must end and read its disk anew
     """
 
@@ -72,6 +132,10 @@ class FolderLocked(StorageError):
 
 class FolderUnusable(StorageError):
     """This data folder can't be used as it is. Nothing was touched."""
+
+
+class DiskFull(StorageError):
+    """There was no room for a transaction. Nothing of it is on disk; the same batch may be written once there is."""
 
 
 class CommitFailed(StorageError):
@@ -107,8 +171,8 @@ class Engine(Protocol):
         """Commits the batch as one transaction: durable on disk before it returns.
 
         Never called twice at once; the caller must not change the batch afterwards. Cancelling the awaiting
-        task does not undo it: the transaction is finished. Raises CommitFailed, after which the engine
-        refuses everything.
+        task does not undo it: the transaction is finished. Raises DiskFull, after which the same batch may be
+        written again; or CommitFailed, after which the engine refuses everything.
         """
         ...
 
@@ -132,6 +196,61 @@ class Engine(Protocol):
 
     async def kept_aside(self) -> dict[tuple[bytes, int], Record]:
         """All records kept aside, by (key, origin)."""
+        ...
+
+    @property
+    def was_cut_short(self) -> str | None:
+        """Why this folder is known to have lost commits it once had, as found when it was opened; None if it is not."""
+        ...
+
+    @property
+    def leaves(self) -> Mapping[int, int]:
+        """The sums of the hash trees' leaves as they were when the folder was opened, by number; a leaf that was
+        never written is not there. Where what is on disk is damaged they were built anew from the rows.
+        """
+        ...
+
+    async def rows(self, first: int, behind: int, after: tuple[int, bytes] | None, limit: int) -> RowPage:
+        """Committed rows, promises alone too, whose key's place (keyspace.hash_of) is from `first` up to `behind`.
+
+        At most `limit` of them, those behind the (place, key) of `after`. A damaged row is there with what can be
+        read of it if its key can be; the scrub finds the others.
+        """
+        ...
+
+    async def purgeable(self, first: int, behind: int, ballot_max: int, expired_before_ms: int) -> list[bytes]:
+        """The keys in that range of the key space whose rows say nothing any more once all up to `ballot_max` is past.
+
+        Tombstones, values that expired before that Unix time in milliseconds, and promises alone; each with neither
+        its ballot nor its promise above `ballot_max`.
+        """
+        ...
+
+    async def hints(self, after: int, limit: int, value_bytes_max: int) -> HintPage:
+        """Hints with numbers above `after`, in order; no more than one past so many bytes of values."""
+        ...
+
+    async def scrub(self, after: int, limit: int) -> ScrubPage:
+        """Looks at the next rows of the table: their checksums, and whether each is found by its key."""
+        ...
+
+    async def mend(self, rows: Sequence[int]) -> None:
+        """Removes damaged rows, and mends the indexes that may lead to them. Their keys load as never heard of.
+
+        The caller has seen to it that they take part in nothing until they are recovered. Like `write`, never while
+        one is under way.
+        """
+        ...
+
+    async def reclaim(self, bytes_max: int) -> int:
+        """Gives up to so many bytes that deleted rows left behind back to the file system; how many it gave.
+
+        Never while a write is under way.
+        """
+        ...
+
+    def free_bytes(self) -> tuple[int, int]:
+        """Bytes free for this user, and in all, on the disk that holds the folder."""
         ...
 
     async def close(self) -> None:

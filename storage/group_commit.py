@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from storage.engine import Batch, Engine
-from storage.record import Record, ReplicaState
+from storage.engine import Batch, DiskFull, Engine
+from storage.record import Hint, Record, ReplicaState
+
+FULL_RETRY_S = 0.25
+"""Pause before a transaction that found no room is tried again."""
 
 
 class GroupCommit:
@@ -25,6 +28,8 @@ class GroupCommit:
         self._on_failure = on_failure
         self.committed = 0
         """The number of the last batch that is durable."""
+        self.is_full = False
+        """Whether the batch under way waits for room on the disk."""
         self._gathering = 1
         self._pending = Batch()
         self._under_way = Batch()
@@ -43,6 +48,40 @@ class GroupCommit:
     def put(self, key: bytes, state: ReplicaState) -> int:
         """Writes this state of the key, in place of any it was given before; the ticket of its batch."""
         self._pending.states[key] = state
+        if self._pending.drop:
+            self._pending.drop.discard(key)
+        if self._idle is not None:
+            self._wake()
+        return self._gathering
+
+    def drop(self, key: bytes) -> int:
+        """Removes all that is held of the key, the promise too; the ticket of its batch."""
+        self._pending.states.pop(key, None)
+        self._pending.drop.add(key)
+        return self._put()
+
+    def set_leaf(self, leaf: int, total: int) -> None:
+        """Writes the sum of a leaf with the batch that is gathered now; always beside the rows that changed it."""
+        self._pending.leaves[leaf] = total
+
+    def hint(self, number: int, hint: Hint) -> int:
+        """Keeps a hint, in place of one of the same number; the ticket of its batch."""
+        self._pending.drop_hints.discard(number)
+        self._pending.hints[number] = hint
+        return self._put()
+
+    def drop_hint(self, number: int) -> int:
+        """Drops a hint, if there is one; the ticket of its batch."""
+        self._pending.hints.pop(number, None)
+        self._pending.drop_hints.add(number)
+        return self._put()
+
+    @property
+    def ticket(self) -> int:
+        """The batch that is gathered now: once it is durable, so is all that was put before."""
+        return self._gathering if _size(self._pending) else self._gathering - 1
+
+    def _put(self) -> int:
         if self._idle is not None:
             self._wake()
         return self._gathering
@@ -119,7 +158,8 @@ class GroupCommit:
             self._under_way, self._pending = self._pending, Batch()
             ticket, self._gathering = self._gathering, self._gathering + 1
             try:
-                await self._engine.write(self._under_way)
+                if not await self._write_when_there_is_room():
+                    return
             except Exception as failure:
                 self._fail(failure)
                 return
@@ -127,6 +167,23 @@ class GroupCommit:
             self.committed = ticket
             for callback in self._callbacks.pop(ticket, ()):
                 self._call(callback)
+
+    async def _write_when_there_is_room(self) -> bool:
+        """Writes the batch under way, however long the disk is full; False when that lasts until the end.
+
+        Nobody was told of it, so that it waits breaks no promise, and nothing of it is on disk until it is written.
+        """
+        while True:
+            try:
+                await self._engine.write(self._under_way)
+            except DiskFull:
+                self.is_full = True
+                if self._stopping:
+                    return False
+                await asyncio.sleep(FULL_RETRY_S)
+            else:
+                self.is_full = False
+                return True
 
     async def _until_woken(self) -> None:
         self._idle = asyncio.get_running_loop().create_future()
@@ -159,4 +216,5 @@ class GroupCommit:
 
 
 def _size(batch: Batch) -> int:
-    return len(batch.states) + len(batch.keep) + len(batch.forget) + len(batch.facts)
+    rows = len(batch.states) + len(batch.keep) + len(batch.forget) + len(batch.facts)
+    return rows + len(batch.drop) + len(batch.hints) + len(batch.drop_hints)

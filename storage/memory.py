@@ -12,16 +12,24 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from storage.ballot import NONE
 from storage.engine import (
     Batch,
     CommitFailed,
     Damaged,
+    DiskFull,
     FolderLocked,
+    HintPage,
+    Rot,
+    Row,
+    RowPage,
     ScanEntry,
     ScanPage,
+    ScrubPage,
     StorageError,
 )
-from storage.record import Record, ReplicaState
+from storage.keyspace import hash_of
+from storage.record import Hint, Record, ReplicaState
 from storage.rows import shown
 
 _NEVER_HEARD_OF = ReplicaState()
@@ -44,15 +52,29 @@ class MemoryFolder:
     facts: dict[str, bytes] = field(default_factory=dict)
     states: dict[bytes, ReplicaState] = field(default_factory=dict)
     kept_aside: dict[tuple[bytes, int], Record] = field(default_factory=dict)
+    leaves: dict[int, int] = field(default_factory=dict)
+    hints: dict[int, Hint] = field(default_factory=dict)
     damaged: dict[bytes, str] = field(default_factory=dict)
     """Keys whose row has rotted, with the reason; writing the key anew mends it."""
+    was_cut_short: str | None = None
+    """Set by a test that takes commits away."""
+    bytes_free: int = 1 << 40
+    """Room on the disk; a write into less than none of it fails with DiskFull."""
+    bytes_total: int = 1 << 40
     in_use: bool = False
 
     def apply(self, batch: Batch) -> None:
         """Commits the batch, all of it at once."""
-        self.states.update(batch.states)
+        self.states.update((key, _as_stored(state)) for key, state in batch.states.items())
         for key in batch.states:
             self.damaged.pop(key, None)
+        for key in batch.drop:
+            self.states.pop(key, None)
+            self.damaged.pop(key, None)
+        self.leaves.update(batch.leaves)
+        self.hints.update(batch.hints)
+        for number in batch.drop_hints:
+            self.hints.pop(number, None)
         self.kept_aside.update(batch.keep)
         for kept in batch.forget:
             self.kept_aside.pop(kept, None)
@@ -139,6 +161,80 @@ class MemoryEngine:
         self._refuse_if_unusable()
         return dict(self.folder.kept_aside)
 
+    @property
+    def was_cut_short(self) -> str | None:
+        """See Engine."""
+        return self.folder.was_cut_short
+
+    @property
+    def leaves(self) -> Mapping[int, int]:
+        """See Engine."""
+        return dict(self.folder.leaves)
+
+    async def rows(self, first: int, behind: int, after: tuple[int, bytes] | None, limit: int) -> RowPage:
+        """See Engine."""
+        self._refuse_if_unusable()
+        places = sorted(
+            (place, key)
+            for key in self.folder.states
+            if first <= (place := hash_of(key)) < behind and (after is None or (place, key) > after)
+        )
+        rows = [_row_of(key, self.folder.states[key]) for _, key in places[:limit]]
+        return RowPage(rows, complete=len(places) <= limit)
+
+    async def purgeable(self, first: int, behind: int, ballot_max: int, expired_before_ms: int) -> list[bytes]:
+        """See Engine."""
+        page = await self.rows(first, behind, None, len(self.folder.states))
+        return [
+            row.key
+            for row in page.rows
+            if max(row.ballot, row.promised) <= ballot_max
+            and (row.ballot == NONE or row.tombstone or 0 < row.expires_at_ms < expired_before_ms)
+        ]
+
+    async def hints(self, after: int, limit: int, value_bytes_max: int) -> HintPage:
+        """See Engine."""
+        self._refuse_if_unusable()
+        found: dict[int, Hint] = {}
+        size = 0
+        for number in sorted(number for number in self.folder.hints if number > after):
+            if len(found) >= limit or (found and size >= value_bytes_max):
+                return HintPage(found, complete=False)
+            found[number] = self.folder.hints[number]
+            size += len(found[number].record.value or b"")
+        return HintPage(found, complete=True)
+
+    async def scrub(self, after: int, limit: int) -> ScrubPage:
+        """See Engine. A row's number is its key's position among all keys in order, counted from 1."""
+        self._refuse_if_unusable()
+        keys = sorted(self.folder.states)
+        some = keys[after : after + limit]
+        rotten = [
+            Rot(after + place, key, self.folder.damaged[key])
+            for place, key in enumerate(some, start=1)
+            if key in self.folder.damaged
+        ]
+        last = after + len(some)
+        return ScrubPage(len(some), rotten, None if last >= len(keys) else last)
+
+    async def mend(self, rows: Sequence[int]) -> None:
+        """See Engine."""
+        self._refuse_if_unusable()
+        keys = sorted(self.folder.states)
+        for row in rows:
+            self.folder.states.pop(keys[row - 1], None)
+            self.folder.damaged.pop(keys[row - 1], None)
+        self.folder.commit_sequence += 1
+
+    async def reclaim(self, bytes_max: int) -> int:
+        """See Engine. There is nothing to give back."""
+        self._refuse_if_unusable()
+        return 0
+
+    def free_bytes(self) -> tuple[int, int]:
+        """See Engine."""
+        return self.folder.bytes_free, self.folder.bytes_total
+
     async def close(self) -> None:
         """See Engine."""
         if self._last_write is not None:
@@ -167,6 +263,8 @@ class MemoryEngine:
             await asyncio.wait([previous])
         await self._commit_delay()
         self._refuse_if_unusable()
+        if self.folder.bytes_free <= 0:
+            raise DiskFull("there is no room on this disk; nothing was written")
         if self._failing is None:
             self.folder.apply(batch)
             return
@@ -184,6 +282,18 @@ class MemoryEngine:
     def _refuse_if_unusable(self) -> None:
         if self._unusable is not None:
             raise type(self._unusable)(str(self._unusable))
+
+
+def _as_stored(state: ReplicaState) -> ReplicaState:
+    """Without the floor, which is not a row's but a partition's."""
+    return ReplicaState(state.promised, state.record) if state.floor else state
+
+
+def _row_of(key: bytes, state: ReplicaState) -> Row:
+    record = state.record
+    if record is None:
+        return Row(key, state.promised, NONE, NONE, False, 0)
+    return Row(key, state.promised, record.ballot, record.origin, record.value is None, record.expires_at_ms)
 
 
 def _entry_of(key: bytes, record: Record, values: bool) -> ScanEntry:

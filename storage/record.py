@@ -45,6 +45,10 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
         """The same ballots with no value: what a reader needs of a replica whose value it will not use."""
         return Record(self.ballot, self.origin, self.weak, None, self.content_type, self.expires_at_ms, self.fences)
 
+    def is_expired(self, now_ms: int) -> bool:
+        """Whether its value counts as a tombstone at that Unix time in milliseconds."""
+        return 0 < self.expires_at_ms <= now_ms
+
 
 class ReplicaState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """All that a replica remembers of one key: what Paxos calls the state of an acceptor.
@@ -56,6 +60,9 @@ class ReplicaState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """No ballot below this is accepted."""
     record: Record | None = None
     """The record accepted last; its ballot never exceeds `promised`."""
+    floor: Ballot = NONE
+    """For a key that is not held: whatever it held up to this ballot is deleted for good. Not on disk per key, but per
+    partition; NONE where there is a record."""
 
     @property
     def ballot(self) -> int:
@@ -64,5 +71,16 @@ class ReplicaState(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def origin(self) -> int:
-        """The origin of the record, NONE when there is none."""
-        return self.record.origin if self.record is not None else NONE
+        """The origin of the record; where there is none, the floor: nothing as old may come back."""
+        return self.record.origin if self.record is not None else self.floor
+
+
+class Hint(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A weak write kept on disk for replicas that could not be reached."""
+
+    key: bytes
+    record: Record
+    targets: tuple[int, ...]
+    """The slots of the replicas that are still to have it."""
+    sole: bool
+    """No home replica has acknowledged it: this may be its only copy, and it is never dropped unsent."""

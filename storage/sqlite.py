@@ -55,6 +55,16 @@ class SqliteEngine:
         """See Engine."""
         return MappingProxyType(self._facts)
 
+    @property
+    def leaves(self) -> Mapping[int, int]:
+        """See Engine."""
+        return {}
+
+    @property
+    def was_cut_short(self) -> str | None:
+        """See Engine."""
+        return None
+
     async def open(self) -> None:
         """See Engine."""
         assert self._thread is None, "an engine is opened once"

@@ -54,6 +54,7 @@ class Coordinator:
         keep_aside: KeepAside,
     ) -> None:
         self._context, self._replica = context, replica
+        self._is_readable = context.roster.is_readable
         self._topology, self._own_slot, self._keep_aside = topology, own_slot, keep_aside
         self._turn = 0
 
@@ -61,7 +62,8 @@ class Coordinator:
         """Reads a key as the request's level demands."""
         topology = self._topology()
         slots = topology.replicas_of(request.key)
-        if request.level is not Level.STRONG and request.needed == 1 and self._own_slot in slots:
+        own = self._own_slot
+        if request.level is not Level.STRONG and request.needed == 1 and own in slots and self._is_readable(own):
             state = self._replica.peek_committed(request.key)
             if state is not None:
                 return Found(state.record, 1, (topology.by_slot[self._own_slot].name,))
@@ -82,7 +84,7 @@ class Coordinator:
             self._context.hand_over(request.key, change, request.needed, deadline_s, set_outcome)
         else:
             topology = self._topology()
-            alive = [slot for slot in topology.replicas_of(request.key) if self._context.transport.is_alive(slot)]
+            alive = self._context.roster.writable(topology.replicas_of(request.key))
             if len(alive) < request.needed:
                 return Unavailable(request.needed, len(alive), topology.names(alive))
             _WeakWriting(self._context, topology, request, deadline_s, outcome, self._keep_aside).start()
@@ -90,13 +92,14 @@ class Coordinator:
 
     def _nearest_first(self, slots: tuple[int, ...]) -> tuple[int, ...]:
         """The live replicas: this node first if it is one, the others in turn, so that they share the reading."""
-        is_alive = self._context.transport.is_alive
-        others = [slot for slot in slots if slot != self._own_slot and is_alive(slot)]
+        is_readable = self._context.roster.is_readable
+        others = [slot for slot in slots if slot != self._own_slot and is_readable(slot)]
         if len(others) > 1:
             self._turn += 1
             cut = self._turn % len(others)
             others = others[cut:] + others[:cut]
-        return (self._own_slot, *others) if self._own_slot in slots else tuple(others)
+        own_first = self._own_slot in slots and is_readable(self._own_slot)
+        return (self._own_slot, *others) if own_first else tuple(others)
 
 
 class _WeakWriting:

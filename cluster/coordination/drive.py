@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from cluster.ballot_clock import BallotClock
 from cluster.clock import Clock
 from cluster.link.transport import Transport
+from cluster.membership.fitness import Roster
 from cluster.protocol.changes import Change
 from cluster.protocol.messages import Answer, Outcome, Read
 from cluster.protocol.quorum import Quorum, Verdict
@@ -89,10 +90,13 @@ HandOverTo = Callable[[bytes, Change, int, float, Callable[[Outcome], None]], No
 class Context:
     """What every conversation of a node needs."""
 
-    __slots__ = ("ballots", "clock", "hand_over", "random", "sweeper", "transport")
+    __slots__ = ("ballots", "clock", "hand_over", "random", "roster", "sweeper", "transport")
 
-    def __init__(self, transport: Transport, ballots: BallotClock, clock: Clock, random: Random) -> None:
+    def __init__(
+        self, transport: Transport, ballots: BallotClock, clock: Clock, random: Random, roster: Roster
+    ) -> None:
         self.transport, self.ballots, self.clock, self.random = transport, ballots, clock, random
+        self.roster = roster
         self.sweeper = Sweeper(clock)
         self.hand_over: HandOverTo = _nobody_proposes
         """Set once the primary is there."""

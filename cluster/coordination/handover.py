@@ -27,14 +27,14 @@ class Handover:
         self._context, self._primary, self._topology, self._own_slot = context, primary, topology, own_slot
 
     def primary_of(self, slots: tuple[int, ...]) -> int | None:
-        """The first live node of a replica set."""
-        return next((slot for slot in slots if self._context.transport.is_alive(slot)), None)
+        """The first node of a replica set that seems alive and fit."""
+        return next((slot for slot in slots if self._context.roster.is_writable(slot)), None)
 
     def submit(self, key: bytes, change: Change, needed: int, deadline_s: float, on_outcome: OnOutcome) -> None:
         """Lets the key's primary propose the change; on_outcome follows exactly once, by the deadline."""
         topology = self._topology()
         slots = topology.replicas_of(key)
-        alive = [slot for slot in slots if self._context.transport.is_alive(slot)]
+        alive = self._context.roster.writable(slots)
         if len(alive) < needed:
             on_outcome(Unavailable(needed, len(alive), topology.names(alive)))
         elif alive[0] == self._own_slot:

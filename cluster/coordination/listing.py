@@ -81,7 +81,7 @@ class Listing:
         sets = topology.replica_slots
         if request.level is not Level.STRONG and request.needed == 1 and all(self._own_slot in s for s in sets):
             return (self._own_slot,)
-        alive = tuple(m.slot for m in topology.members if self._context.transport.is_alive(m.slot))
+        alive = tuple(m.slot for m in topology.members if self._context.roster.is_readable(m.slot))
         short = _partition_short_of(topology, alive, request.needed)
         return alive if short is None else Unavailable(request.needed, short, topology.names(alive))
 

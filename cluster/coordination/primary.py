@@ -104,7 +104,7 @@ class _Proposal:
         """Its turn has come."""
         primary, topology = self._primary, self._topology
         slots = topology.replicas_of(self._key)
-        alive = tuple(slot for slot in slots if primary._context.transport.is_alive(slot))
+        alive = primary._context.roster.writable(slots)
         if len(alive) < self._needed:
             self._release_and_answer(Unavailable(self._needed, len(alive), topology.names(alive)))
             return

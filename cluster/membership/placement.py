@@ -10,19 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from zlib import crc32
 
-KNUTH = 2_654_435_761
-"""The prime nearest to 2^32 divided by the golden ratio."""
+from storage.keyspace import HASH_BITS, hash_of
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    """The partition, 0..partitions-1, of a key. The same on every node, version and machine.
-
-    CRC-32 is not meant to spread, so its bits are mixed by Knuth's multiplication ("The Art of Computer Programming",
-    volume 3, section 6.4); together they cost a tenth of a cryptographic hash, several times a request.
-    """
-    return ((crc32(key) * KNUTH & 0xFFFF_FFFF) >> 8) % partitions
+    """The partition, 0..partitions-1, of a key: an equal slice of the key space, the same on every node."""
+    return hash_of(key) * partitions >> HASH_BITS
 
 
 def _score(partition: int, name: str) -> bytes:

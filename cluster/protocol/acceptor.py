@@ -21,6 +21,12 @@ Three additions to the textbook:
    proposer instead. To refuse is always safe; to accept would turn the strong write under way into an unknown.
    A weak write that finds no proposer comes again without `yielding`.
 
+And one about keys that are not here:
+
+4. The floor. Where a key was deleted for good up to a ballot (cluster/repair/floors.py) its absence has that ballot as
+   promise and as origin: what is as old is refused, and a weak write that is as old is superseded. A floor is no
+   record: it never wins over one.
+
 Rules of this file: no I/O, no clock, no chance, and nothing is changed: states go in, states come out.
 """
 
@@ -49,7 +55,8 @@ class Acceptor:
     def prepare(self, state: ReplicaState, message: Prepare) -> Decision:
         """Grants the promise when the ballot is above everything promised and accepted."""
         if message.ballot > state.promised and message.ballot > state.ballot:
-            return Decision(ReplicaState(message.ballot, state.record), Promised(state.record))
+            promised = ReplicaState(message.ballot, state.record, state.floor)
+            return Decision(promised, Promised(state.record, state.floor))
         return Decision(state, self.refusal(state))
 
     def accept(self, state: ReplicaState, message: Accept) -> Decision:
@@ -91,7 +98,7 @@ class Acceptor:
 
     def refusal(self, state: ReplicaState) -> Refused:
         """What the proposer must be above, and whether a weak write is superseded here."""
-        weak = state.record is not None and state.record.weak
+        weak = state.record.weak if state.record is not None else state.floor > NONE
         return Refused(state.promised, state.ballot, state.origin, weak)
 
 

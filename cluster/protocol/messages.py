@@ -11,8 +11,27 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from cluster.protocol.changes import Change
+from cluster.protocol.repair_messages import (
+    CompareEntries,
+    CompareLeaves,
+    CompareRoots,
+    Confirm,
+    EntriesCompared,
+    Gate,
+    Gated,
+    Inventoried,
+    Inventory,
+    LeavesCompared,
+    PartitionRepaired,
+    PromiseRaised,
+    Purge,
+    Purged,
+    RaisePromise,
+    RepairPartition,
+    RootsCompared,
+)
 from cluster.requests import Conflict, Overloaded, Unavailable, Unknown, Written
-from storage.ballot import Ballot
+from storage.ballot import NONE, Ballot
 from storage.engine import ScanEntry
 from storage.record import Record
 
@@ -36,6 +55,8 @@ class Promised(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
     """The ballot is promised; this is the record accepted so far."""
 
     record: Record | None
+    floor: Ballot = NONE
+    """Where there is no record: nothing as old as this may come back."""
 
 
 class Accepted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=22):
@@ -103,11 +124,24 @@ class Scanned(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=28):
     complete: bool
 
 
+class Remembered(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What one member remembers of another: enough to notice that it has lost its memory."""
+
+    incarnation: str
+    """Of the folder that it last worked on as a full member."""
+    commit_sequence: int
+    """The highest that was heard from it."""
+
+
 class Alive(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=29):
     """The reply to a heartbeat."""
 
     wall_ms: int
     commit_sequence: int
+    fitness: int = 0
+    """What this node can do just now: the bits of membership/fitness.py."""
+    remembered: Remembered | None = None
+    """What this node remembers of the one that beats; None when it never heard of it."""
 
 
 # -- requests --------------------------------------------------------------------------------------------------
@@ -167,10 +201,50 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
     grant: ClassVar[type] = Alive
     wall_ms: int
     commit_sequence: int
+    fitness: int = 0
+    """As in Alive."""
+    slot: int = -1
+    """Of the node that beats."""
+    incarnation: str = ""
+    """Of the folder that it works on."""
 
 
-Request = Read | Prepare | Accept | Forward | Scan | Heartbeat
-Reply = Held | Promised | Accepted | Refused | Unfit | WrongEpoch | Forwarded | Scanned | Alive
+Request = (
+    Read
+    | Prepare
+    | Accept
+    | Forward
+    | Scan
+    | Heartbeat
+    | CompareRoots
+    | CompareLeaves
+    | CompareEntries
+    | Gate
+    | Confirm
+    | Purge
+    | RaisePromise
+    | Inventory
+    | RepairPartition
+)
+Reply = (
+    Held
+    | Promised
+    | Accepted
+    | Refused
+    | Unfit
+    | WrongEpoch
+    | Forwarded
+    | Scanned
+    | Alive
+    | RootsCompared
+    | LeavesCompared
+    | EntriesCompared
+    | Gated
+    | Purged
+    | PromiseRaised
+    | Inventoried
+    | PartitionRepaired
+)
 Answer = Reply | Lost
 """What the asking side gets: a reply, or the news that none will come."""
 ReplicaRequest = Read | Prepare | Accept

@@ -52,6 +52,16 @@ class RecordCache:
             entry.state, entry.ticket, entry.size = state, ticket, size
             self._entries.move_to_end(key)
 
+    def remove(self, key: bytes) -> None:
+        """Forgets the key, if it is here."""
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self.size_bytes -= entry.size
+
+    def entries(self) -> list[tuple[bytes, Entry]]:
+        """All of them, for the rare case that all are to be looked at."""
+        return list(self._entries.items())
+
     def shrink(self, committed: int) -> None:
         """Drops the least recently used down to the bound; stops at one whose commit is still under way."""
         while self.size_bytes > self._bytes_max and self._entries:

@@ -14,10 +14,14 @@ from functools import partial
 import structlog
 
 from cluster.ballot_clock import BallotClock
+from cluster.membership.fitness import Fitness
 from cluster.protocol.acceptor import Acceptor, Decision
 from cluster.protocol.messages import Accept, Held, Prepare, Read, ReplicaRequest, Reply, Scan, Scanned, Unfit
+from cluster.repair.hash_trees import HashTrees
+from cluster.replica.marks import PartitionMarks
 from cluster.replica.record_cache import RecordCache
 from cluster.tasks import Tasks, safely
+from storage.ballot import NONE
 from storage.engine import Damaged, Engine, StorageError
 from storage.group_commit import GroupCommit
 from storage.record import Record, ReplicaState
@@ -44,10 +48,14 @@ class Replica:
         tasks: Tasks,
         *,
         cache_bytes_max: int,
+        trees: HashTrees,
+        marks: PartitionMarks,
+        fitness: Fitness,
         on_kept_aside: Callable[[bytes, Record], None],
         acceptor: Acceptor | None = None,
     ) -> None:
         """on_kept_aside(key, record) is told, after it is on disk, of each weak record that was pushed out."""
+        self._trees, self._marks, self._fitness = trees, marks, fitness
         self._engine, self._commits, self._clock, self._tasks = engine, commits, clock, tasks
         self._acceptor = acceptor or Acceptor()
         self._cache = RecordCache(cache_bytes_max)
@@ -59,6 +67,11 @@ class Replica:
 
     def handle(self, request: ReplicaRequest, respond: Respond, token: int) -> None:
         """Decides the request; respond(token, reply) follows when what the reply shows is on disk."""
+        if self._fitness.bars:
+            reason = self._fitness.why_not(self._trees.partition_of(request.key), type(request) is Read)
+            if reason is not None:
+                respond(token, Unfit(reason))
+                return
         entry = self._cache.get(request.key)
         if entry is None:
             self._load(request, respond, token)
@@ -91,11 +104,14 @@ class Replica:
             assert type(request) is Prepare
             decision = self._acceptor.prepare(state, request)
         if decision.state is not state:
-            ticket = self._write(request.key, decision)
+            ticket = self._write(request.key, state.ballot, decision)
         self._reply(ticket, respond, token, decision.reply)
 
-    def _write(self, key: bytes, decision: Decision) -> int:
+    def _write(self, key: bytes, before: int, decision: Decision) -> int:
         ticket = self._commits.put(key, decision.state)
+        after = decision.state.ballot
+        if after != before:
+            self._commits.set_leaf(*self._trees.replace(key, before, after))
         self._cache.put(key, decision.state, ticket)
         self._cache.shrink(self._commits.committed)
         if decision.displaced is not None:
@@ -142,13 +158,57 @@ class Replica:
         """A key's state is here, or it is clear that it can't be had: those who wait are answered."""
         waiting = self._loading.pop(key)
         if isinstance(found, ReplicaState):
-            self._cache.put(key, found, 0)
+            self._cache.put(key, self._marks.put_on(key, found), 0)
             for request, respond, token in waiting:
                 safely(self.handle, request, respond, token)
             return
         self._exclude(key, found)
         for _, respond, token in waiting:
             safely(respond, token, Unfit(self.damaged.get(key, "the disk could not be read")))
+
+    # -- what holds for a whole partition ------------------------------------------------------------------------
+
+    def raise_promise(self, partition: int, ballot: int) -> int:
+        """Promises this ballot for every key of the partition; the ticket of the commit after which it holds."""
+        self._clock.absorb(ballot)
+        ticket = self._commits.set_fact(*self._marks.raise_promise(partition, ballot))
+        self._mark_cached(partition, ticket)
+        return ticket
+
+    async def purge(self, partition: int, floor: int, expired_before_ms: int) -> tuple[int, int]:
+        """Raises the floor of a partition: what it covers goes, and stays gone.
+
+        Rows and floor change in one transaction. A row that is in use at this moment stays for the next time. Gives
+        how many went, and the ticket of the commit.
+        """
+        first, behind = self._trees.places_of(partition)
+        keys = await self._engine.purgeable(first, behind, floor, expired_before_ms)
+        states = await self._engine.load(keys)
+        gone = 0
+        for key, found in states.items():
+            entry = self._cache.get(key)
+            if key in self._loading or key in self.damaged or isinstance(found, Damaged):
+                continue
+            if entry is not None and (entry.ticket > self._commits.committed or entry.state.ballot != found.ballot):
+                continue
+            if entry is not None and max(entry.state.promised, entry.state.ballot) > floor:
+                continue
+            self._cache.remove(key)
+            self._commits.drop(key)
+            if found.ballot != NONE:
+                self._commits.set_leaf(*self._trees.replace(key, found.ballot, NONE))
+            gone += 1
+        ticket = self._commits.set_fact(*self._marks.raise_floor(partition, floor))
+        self._mark_cached(partition, ticket)
+        return gone, ticket
+
+    def _mark_cached(self, partition: int, ticket: int) -> None:
+        """Puts the partition's marks on what is in memory of it."""
+        for key, entry in self._cache.entries():
+            if self._trees.partition_of(key) == partition:
+                marked = self._marks.put_on(key, entry.state)
+                if marked is not entry.state:
+                    entry.state, entry.ticket = marked, ticket
 
     def _exclude(self, key: bytes, found: Damaged | None) -> None:
         if found is not None:

@@ -26,7 +26,7 @@ from storage.ballot import SLOTS_MAX
 NAMES = ("n1", "n2", "n3", "n4", "n5")
 NO_ZONES = dict.fromkeys(NAMES, "")
 PARTITIONS = 64
-KNOWN_PARTITIONS = [0, 16, 36, 17, 54]
+KNOWN_PARTITIONS = [0, 23, 31, 3, 8]
 KNOWN_REPLICA_SETS = [("n2", "n1", "n3"), ("n5", "n2", "n4"), ("n1", "n2", "n3")]
 ADDRESSES = {"n1": ("10.0.0.1", 7101), "n2": ("10.0.0.2", 7101), "n3": ("10.0.0.3", 7101)}
 

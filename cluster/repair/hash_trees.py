@@ -1,0 +1,87 @@
+"""Hash trees: what tells two equal replicas of a million keys apart from two unequal ones in a few hundred bytes.
+
+Merkle, "A Digital Signature Based on a Conventional Encryption Function" (1987), as Dynamo uses it (DeCandia et al.,
+2007, section 4.7): compare the root, descend where it differs. Here a tree has two levels, one root per partition and
+LEAVES leaves, each the sum of the digests of its entries. A sum can be kept up with each write by one subtraction and
+one addition; it goes to disk in the transaction of the rows that changed it, so no start ever scans.
+
+An entry is (key, accepted ballot): one ballot never bears two values. Promises are not compared.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+
+from storage.ballot import NONE
+from storage.keyspace import HASH_BITS, bounds_of, hash_of
+
+LEAVES = 256
+"""Leaves per partition: a partition's row of sums is 2 KiB, and with 64 partitions a million keys are 61 a leaf."""
+DIGEST_BYTES = 8
+_MASK = (1 << 64) - 1
+
+
+def digest(key: bytes, ballot: int) -> int:
+    """64 bits that stand for this key's record under this ballot."""
+    return int.from_bytes(blake2b(ballot.to_bytes(8, "big") + key, digest_size=DIGEST_BYTES).digest(), "big")
+
+
+class HashTrees:
+    """The trees of all partitions, in memory: 8 bytes a leaf."""
+
+    def __init__(self, partitions: int, sums: Mapping[int, int]) -> None:
+        """sums: those on disk, by leaf number 0..partitions*LEAVES-1; a leaf that is not there is empty."""
+        self._partitions, self._leaves_in_all = partitions, partitions * LEAVES
+        self._sums = array("Q", bytes(8 * self._leaves_in_all))
+        self._roots = array("Q", bytes(8 * partitions))
+        for leaf, total in sums.items():
+            self._sums[leaf] = total
+            partition = leaf // LEAVES
+            self._roots[partition] = (self._roots[partition] + total) & _MASK
+
+    def leaf_of(self, key: bytes) -> int:
+        """The number of the leaf that the key is in; its partition is leaf // LEAVES."""
+        return hash_of(key) * self._leaves_in_all >> HASH_BITS
+
+    def partition_of(self, key: bytes) -> int:
+        """The partition that the key is in."""
+        return hash_of(key) * self._partitions >> HASH_BITS
+
+    def replace(self, key: bytes, before: int, after: int) -> tuple[int, int]:
+        """The key's accepted ballot changed, NONE for no record; gives its leaf and that leaf's new sum."""
+        leaf = self.leaf_of(key)
+        change = (digest(key, after) if after != NONE else 0) - (digest(key, before) if before != NONE else 0)
+        total = self._sums[leaf] = (self._sums[leaf] + change) & _MASK
+        partition = leaf // LEAVES
+        self._roots[partition] = (self._roots[partition] + change) & _MASK
+        return leaf, total
+
+    def root(self, partition: int) -> int:
+        """The sum over the whole partition."""
+        return self._roots[partition]
+
+    def leaf_sums(self, partition: int) -> list[int]:
+        """The sums of its leaves, in order."""
+        return list(self._sums[partition * LEAVES : (partition + 1) * LEAVES])
+
+    def places_of(self, partition: int) -> tuple[int, int]:
+        """The range of the key space that a partition covers: its first place, and the first behind it."""
+        return bounds_of(partition, self._partitions)
+
+    def places(self, leaf: int) -> tuple[int, int]:
+        """The range of the key space that a leaf covers: its first place, and the first behind it."""
+        return bounds_of(leaf, self._leaves_in_all)
+
+
+def pack(numbers: Iterable[int]) -> bytes:
+    """64-bit numbers as one string of bytes."""
+    return b"".join(number.to_bytes(DIGEST_BYTES, "big") for number in numbers)
+
+
+def unpack(packed: bytes) -> list[int]:
+    """The numbers of pack(). Raises ValueError for a length that no pack() has."""
+    if len(packed) % DIGEST_BYTES:
+        raise ValueError("sums and digests have 8 bytes each")
+    return [int.from_bytes(packed[at : at + DIGEST_BYTES], "big") for at in range(0, len(packed), DIGEST_BYTES)]
