@@ -48,7 +48,7 @@ def status_command(choices: Choices) -> None:
     show_rows(
         "members",
         _rows(overview, answered),
-        ("name", "state", "zone", "http", "epoch", "ready"),
+        ("name", "state", "zone", "http", "epoch", "in_sync", "hints", "compared", "quarantined", "ready"),
         choices.output,
         **{name: overview.get(name) for name in ("cluster_name", "cluster_id", "epoch", "n", "partitions", "moving")},
         unanswered=[sighting.address for sighting in silent],
@@ -105,11 +105,29 @@ def _rows(overview: Mapping[str, Any], answered: Sequence[Sighting]) -> list[dic
 
 
 def _row(member: Mapping[str, Any], sighting: Sighting | None) -> dict[str, Any]:
-    row = {**member, "epoch": None, "ready": "no answer"}
+    row = {**member, "epoch": None, "ready": "no answer", "convergence": None}
     if sighting is not None and sighting.overview is not None:
+        row |= _convergence(sighting.overview)
         row |= {"state": "alive", "epoch": sighting.overview["epoch"], "ready": sighting.ready}
         row["http"] = member.get("http") or sighting.address.removeprefix("http://")
     return row
+
+
+def _convergence(overview: Mapping[str, Any]) -> dict[str, Any]:
+    """What a table shows of a member's convergence; JSON has all of it."""
+    known = overview.get("convergence")
+    if known is None:  # an older version
+        return {}
+    equal, differing = known["partitions_in_sync"], known["partitions_differing"]
+    held = equal + differing + known["partitions_unchecked"]
+    age_s = known["anti_entropy_age_s"]
+    return {
+        "convergence": known,
+        "in_sync": f"{equal} of {held}" + (f", {differing} differ" if differing else ""),
+        "hints": f"{known['hints'] + known['kept_aside']}",
+        "compared": "not yet" if age_s is None else f"{age_s:.0f} s ago",
+        "quarantined": f"{known['quarantined']}",
+    }
 
 
 @click.command("replicas")

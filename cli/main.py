@@ -27,6 +27,7 @@ COMMANDS = {
     "export": "cli.transfer.commands",
     "status": "cli.cluster",
     "replicas": "cli.cluster",
+    "repair": "cli.repair",
 }
 """Which module holds a command, in the order that help shows them."""
 

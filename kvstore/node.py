@@ -29,7 +29,7 @@ from cluster.replica.replica import Respond
 from cluster.requests import ListOutcome, ListRequest, ReadOutcome, ReadRequest, Unavailable, WriteOutcome, WriteRequest
 from cluster.tasks import Tasks
 from kvstore.config import NodeConfig
-from kvstore.http.backend import MemberState, MemberView, Unreachable
+from kvstore.http.backend import ConvergenceView, MemberState, MemberView, RepairReport, Unreachable
 from kvstore.http.server import HttpServer
 from kvstore.logs import configure
 from kvstore.metrics import Metrics
@@ -205,6 +205,10 @@ class Node:
         answers = await self._cluster.versions(key, timeout_s)
         return {by_slot[slot].name: version_of(answer) for slot, answer in answers.items()}
 
+    async def repair(self, partition: int, timeout_s: float) -> RepairReport | None:
+        """See Backend."""
+        return None
+
     # -- ClusterView -------------------------------------------------------------------------------------------
 
     @property
@@ -284,9 +288,28 @@ class Node:
         slot = self._cluster.handover.primary_of(slots)
         return topology.by_slot[slots[0] if slot is None else slot].name
 
+    @property
+    def convergence(self) -> ConvergenceView:
+        """See ClusterView."""
+        cluster = self._cluster
+        return ConvergenceView(
+            unfit=tuple(cluster.fitness.reasons),
+            hints=0,
+            hints_bytes=0,
+            hints_sole=0,
+            kept_aside=len(cluster.merge_back),
+            partitions_in_sync=0,
+            partitions_differing=0,
+            partitions_unchecked=0,
+            anti_entropy_age_s=None,
+            quarantined=len(cluster.replica.damaged),
+            recovering_partitions=len(cluster.fitness.recovering),
+            purge_held_back_by=(),
+        )
+
     def unready(self) -> Sequence[str]:
         """See ClusterView."""
-        reasons = []
+        reasons = list(self._cluster.fitness.reasons)
         if self._is_draining:
             reasons.append("this node is stopping and finishes what it has begun")
         if not self._membership.is_formed:

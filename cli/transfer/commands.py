@@ -17,7 +17,7 @@ from cli.output import note, show_fields, visible, wants_json
 from cli.transfer.exporting import Exporter, ExportReport
 from cli.transfer.importing import Importer, ImportReport
 from cli.transfer.patience import Patience
-from cli.transfer.progress import Progress, progress_of
+from cli.progress import Progress, progress_of
 from cli.transfer.target_folder import TargetFolder
 
 if TYPE_CHECKING:

@@ -35,6 +35,53 @@ class MemberView(msgspec.Struct, frozen=True):
     """The id of its data folder, 32 hexadecimal digits; None until it has told."""
 
 
+class RepairReport(msgspec.Struct, frozen=True):
+    """What the comparison of one partition's replicas found, and what became of it."""
+
+    partition: int
+    node: str
+    """The replica that compared itself with the others."""
+    differed: int
+    """Keys that were not the same on all replicas that could be asked."""
+    fetched: int
+    """Records that it took over from others."""
+    sent: int
+    """Records that others took over from it."""
+    left: int
+    """Keys that still differ: refused, or changed meanwhile."""
+    bytes_moved: int
+    """Of peer messages, both ways."""
+    unreachable: tuple[str, ...]
+    """The replicas that could not be asked."""
+
+
+class ConvergenceView(msgspec.Struct, frozen=True):
+    """How far this node is from agreeing with the others, as it knows it."""
+
+    unfit: tuple[str, ...]
+    """What stands against its taking part, in words."""
+    hints: int
+    """Writes kept for replicas that could not be reached."""
+    hints_bytes: int
+    hints_sole: int
+    """Those of them of which no home replica has a copy."""
+    kept_aside: int
+    """Weak writes that wait to be merged back."""
+    partitions_in_sync: int
+    """Partitions of this node that were equal with all their replicas when last compared."""
+    partitions_differing: int
+    partitions_unchecked: int
+    """Those that could not be compared with all their replicas since this node started."""
+    anti_entropy_age_s: float | None
+    """Seconds since the last round that reached all peers; None before the first."""
+    quarantined: int
+    """Records whose checksum did not match, and that take part in nothing until they are recovered."""
+    recovering_partitions: int
+    """Partitions of which this node has still to learn what it holds."""
+    purge_held_back_by: tuple[str, ...]
+    """Why tombstones that are old enough can't be purged, in words."""
+
+
 class Backend(Protocol):
     """Coordinates requests. Outcomes are values; an exception from here is a fault of ours, answered with 500.
 
@@ -59,6 +106,10 @@ class Backend(Protocol):
 
         A question to each replica, not a read: nothing is settled or repaired by it.
         """
+        ...
+
+    async def repair(self, partition: int, timeout_s: float) -> RepairReport | None:
+        """Compares the partition's replicas now and brings them together; None when none of them could be asked."""
         ...
 
 
@@ -111,6 +162,11 @@ class ClusterView(Protocol):
 
     def primary(self, partition: int) -> str:
         """The first live node of the replica set, through which strong writes go."""
+        ...
+
+    @property
+    def convergence(self) -> ConvergenceView:
+        """How far this node is from agreeing with the others."""
         ...
 
     def unready(self) -> Sequence[str]:

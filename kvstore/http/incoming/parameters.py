@@ -70,6 +70,13 @@ class PlacementChoice(msgspec.Struct, frozen=True, gc=False):
     timeout_s: float
 
 
+class RepairChoice(msgspec.Struct, frozen=True, gc=False):
+    """Which partition to repair."""
+
+    partition: int
+    timeout_s: float
+
+
 class NoChoice(msgspec.Struct, frozen=True, gc=False):
     """For routes that take no parameters."""
 
@@ -134,6 +141,7 @@ class ParameterSet:
     batch: Parameters[BatchChoice]
     listing: Parameters[ListChoice]
     placement: Parameters[PlacementChoice]
+    repair: Parameters[RepairChoice]
     none: Parameters[NoChoice]
 
 
@@ -150,6 +158,7 @@ def parameter_set(default_level: Level) -> ParameterSet:
             _listing,
         ),
         placement=Parameters("a key's placement", ("key", "versions", "timeout"), default_level, _placement),
+        repair=Parameters("a repair", ("partition", "timeout"), default_level, _repair),
         none=Parameters("this route", (), default_level, lambda values, level, n: NoChoice()),
     )
 
@@ -187,6 +196,12 @@ def _placement(values: Mapping[str, Any], level: Level, n: int) -> PlacementChoi
     if "key" not in values:
         raise _bad("key", "it is needed: the key whose replicas are to be shown")
     return PlacementChoice(values["key"], values.get("versions", False), values.get("timeout", TIMEOUT_S))
+
+
+def _repair(values: Mapping[str, Any], level: Level, n: int) -> RepairChoice:
+    if "partition" not in values:
+        raise _bad("partition", "it is needed: the number of the partition to compare, from 0 on")
+    return RepairChoice(values["partition"], values.get("timeout", TIMEOUT_S_MAX))
 
 
 def _split(query: str) -> dict[str, str]:
@@ -267,6 +282,12 @@ def _limit(text: str) -> int:
     raise _bad("limit", f"{text!a:.40} is no page size; write a number from 1 to {LIST_LIMIT_MAX}")
 
 
+def _partition(text: str) -> int:
+    if _is_number(text):
+        return int(text)
+    raise _bad("partition", f"{text!a:.40} is no number of a partition; write a whole number from 0 on")
+
+
 def _switch(name: str) -> Callable[[str], bool]:
     def parse(text: str) -> bool:
         if text in ("true", "false"):
@@ -311,5 +332,6 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "limit": _word("limit", _limit),
     "values": _word("values", _switch("values")),
     "versions": _word("versions", _switch("versions")),
+    "partition": _word("partition", _partition),
     "key": _key,
 }

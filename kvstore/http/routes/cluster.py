@@ -37,6 +37,7 @@ class ClusterPages:
                 "partitions": view.partitions,
                 "members": list(view.members),
                 "moving": list(view.moving),
+                "convergence": view.convergence,
             }
         )
 

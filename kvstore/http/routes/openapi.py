@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from aiohttp.web_request import BaseRequest
 
+from kvstore.http.backend import ConvergenceView, RepairReport
 from kvstore.http.incoming.parameters import LIST_LIMIT, LIST_LIMIT_MAX, TIMEOUT_S, TIMEOUT_S_MAX
 from kvstore.http.outgoing.answer import JSON, Answer
 from kvstore.http.outgoing.problems import CODES
@@ -49,6 +50,7 @@ def describe(value_bytes_max: int) -> Node:
             "/v1/kv/{key}": _key_path(value_bytes_max),
             "/v1/kv": _listing_path(),
             "/v1/batch": _batch_path(),
+            "/v1/repair": _repair_path(),
             "/v1/cluster": _page("Members, epoch, replication", "Cluster"),
             "/v1/cluster/partitions": _page(
                 "The partition and replica set of a key",
@@ -157,6 +159,16 @@ def _batch_path() -> Node:
     }
 
 
+def _repair_path() -> Node:
+    return {
+        "post": {
+            "summary": "Compare the replicas of one partition now, and bring them together",
+            "parameters": [_query("partition", _NUMBER | {"minimum": 0}, "Its number", required=True), _TIMEOUT],
+            "responses": _responses({"200": _json("RepairReport")}),
+        }
+    }
+
+
 def _page(summary: str, schema: str, *parameters: Node) -> Node:
     operation = {"summary": summary, "parameters": list(parameters), "responses": _responses({"200": _json(schema)})}
     return _readable(operation)
@@ -195,6 +207,13 @@ def _object(required: tuple[str, ...], **properties: Node) -> Node:
     return {"type": "object", "required": list(required), "properties": properties}
 
 
+def _fields_of(struct: type[msgspec.Struct]) -> Node:
+    """The schema of a struct whose fields are numbers, texts or lists of texts."""
+    (schema,), components = msgspec.json.schema_components([struct])
+    described: Node = components[schema["$ref"].rpartition("/")[2]]
+    return described
+
+
 def _list(items: Node) -> Node:
     return {"type": "array", "items": items}
 
@@ -214,7 +233,9 @@ def _schemas() -> Node:
         "Batch": _object(("operations",), operations=_list(operation) | {"maxItems": OPERATIONS_MAX}),
         "BatchResults": _object(("results",), results=_list({"type": "object"})),
         "Cluster": _object(("node", "epoch", "n", "partitions", "members", "moving"), node=_TEXT, epoch=_NUMBER,
-                           n=_NUMBER, partitions=_NUMBER, members=_list({"type": "object"}), moving=_list(_NUMBER)),
+                           n=_NUMBER, partitions=_NUMBER, members=_list({"type": "object"}), moving=_list(_NUMBER),
+                           convergence=_fields_of(ConvergenceView)),
+        "RepairReport": _fields_of(RepairReport),
         "Placement": _object(("key", "partition", "replicas"), key=_TEXT, partition=_NUMBER, primary=_TEXT,
                              replicas=_list(replica)),
         "Health": _object(("status", "reasons"), status=_TEXT, reasons=_list(_TEXT)),

@@ -10,6 +10,7 @@ from aiohttp.web_request import BaseRequest
 from kvstore.http.outgoing.answer import Answer
 from kvstore.http.routes.batch import Batch
 from kvstore.http.routes.cluster import ClusterPages
+from kvstore.http.routes.convergence import Convergence
 from kvstore.http.routes.health import Health
 from kvstore.http.routes.kv import KeyValue
 from kvstore.http.routes.listing import Listing
@@ -44,6 +45,7 @@ def routes(service: Service, health: Health) -> Routes:
         pages={
             "/v1/kv": _readable(listing.get),
             "/v1/batch": {"POST": Batch(service).post},
+            "/v1/repair": {"POST": Convergence(service).repair},
             "/v1/cluster": _readable(cluster.overview),
             "/v1/cluster/partitions": _readable(cluster.placement),
             "/livez": _readable(health.live),

@@ -22,7 +22,7 @@ from cluster.requests import (
     WriteRequest,
     Written,
 )
-from kvstore.http.backend import MemberView, Unreachable
+from kvstore.http.backend import ConvergenceView, MemberView, RepairReport, Unreachable
 from storage.ballot import ballot_of
 from storage.engine import ScanEntry
 from storage.record import Record
@@ -84,6 +84,12 @@ class HonestBackend:
         record = self.records.get(key)
         return {"n1": record.origin if record else None, "n2": None, "n3": "unreachable"}
 
+    async def repair(self, partition: int, timeout_s: float) -> RepairReport | None:
+        await self._arrive(("repair", partition, timeout_s))
+        if self.next_outcome is not None:
+            return self._staged()  # type: ignore[no-any-return]
+        return None if partition == 63 else RepairReport(partition, "n2", 3, 1, 2, 0, 4_711, ("n3",))
+
     async def arrived(self, count: int) -> None:
         """Waits until so many requests have come in."""
         while len(self.seen) < count:
@@ -121,6 +127,8 @@ class ThreeNodes:
     n = 3
     partitions = 64
     moving: Sequence[int] = ()
+
+    convergence = ConvergenceView((), 7, 1_792, 1, 2, 60, 3, 1, 2.5, 0, 0, ("n3 is away",))
 
     def __init__(self) -> None:
         self.reasons: list[str] = []

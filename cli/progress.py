@@ -41,16 +41,16 @@ class Progress(Protocol):
     ) -> None: ...
 
 
-def progress_of(verb: str) -> Progress:
-    """The kind of progress that suits stderr."""
-    return Bar(verb) if sys.stderr.isatty() else Lines(verb)
+def progress_of(verb: str, things: str = "files") -> Progress:
+    """The kind of progress that suits stderr; `things` are what is counted."""
+    return Bar(verb) if sys.stderr.isatty() else Lines(verb, things)
 
 
 class Lines:
     """A line every LINE_EVERY_S seconds, and one at the end."""
 
-    def __init__(self, verb: str) -> None:
-        self._verb = verb
+    def __init__(self, verb: str, things: str) -> None:
+        self._verb, self._things = verb, things
         self._shown_at = time.monotonic()
         self.done = 0
         self.total = 0
@@ -58,14 +58,14 @@ class Lines:
     def start(self, total: int) -> None:
         """Says how many there are."""
         self.total = total
-        self.say(f"{self._verb}: {total} files to look at")
+        self.say(f"{self._verb}: {total} {self._things} to look at")
 
     def advance(self) -> None:
         """One more is done."""
         self.done += 1
         if time.monotonic() - self._shown_at >= LINE_EVERY_S or self.done == self.total:
             self._shown_at = time.monotonic()
-            self.say(f"{self._verb}: {self.done} of {self.total} files")
+            self.say(f"{self._verb}: {self.done} of {self.total} {self._things}")
 
     def say(self, text: str) -> None:
         """A line for the person."""
