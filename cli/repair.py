@@ -10,7 +10,7 @@ import click
 
 from cli.connection import with_client
 from cli.errors import ExitCode
-from cli.options import Choices, choices_options
+from cli.options import Choices, choices_options, option
 from cli.output import note, show_fields
 from cli.progress import Progress, progress_of
 from kvstore.client_errors import Problem
@@ -28,7 +28,7 @@ Report = Mapping[str, Any]
 
 
 @click.command("repair")
-@click.option("--partition", type=click.IntRange(min=0), metavar="P", help="Only this partition; all when absent.")
+@option("--partition", type=click.IntRange(min=0), metavar="P", help="Only this partition; all when absent.")
 @choices_options
 @click.pass_obj
 def repair_command(choices: Choices, *, partition: int | None) -> int:

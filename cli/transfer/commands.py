@@ -14,10 +14,10 @@ from cli.connection import with_client
 from cli.errors import ExitCode
 from cli.options import DURATION, KEY, LEVELS, Choices, choices_options, option, together
 from cli.output import note, show_fields, visible, wants_json
+from cli.progress import Progress, progress_of
 from cli.transfer.exporting import Exporter, ExportReport
 from cli.transfer.importing import Importer, ImportReport
 from cli.transfer.patience import Patience
-from cli.progress import Progress, progress_of
 from cli.transfer.target_folder import TargetFolder
 
 if TYPE_CHECKING:

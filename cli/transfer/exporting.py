@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cli.data.listing import pages_by
-from cli.transfer.patience import Patience
 from cli.progress import Progress
+from cli.transfer.patience import Patience
 from cli.transfer.source_folder import Trouble
 from cli.transfer.target_folder import TargetFolder, folders_of, unsafe_because
 from cli.transfer.workers import work_on_all

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.data.listing import pages_by
-from cli.transfer.patience import Patience
 from cli.progress import Progress
+from cli.transfer.patience import Patience
 from cli.transfer.source_folder import SourceFile, Trouble, files_below, read_file
 from cli.transfer.workers import work_on_all
 from kvstore.client_errors import Problem
