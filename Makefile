@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench convergence clean
 
 run: $(VENV)/.runs
 	@exec $(BIN)/kvstore dev
@@ -22,6 +22,10 @@ lint: $(VENV)/.develops
 
 bench: $(VENV)/.develops
 	$(BIN)/python -m loadtests.side_by_side
+
+# A node away, and a partition, with 100,000 keys: equal databases within a minute.
+convergence: $(VENV)/.develops
+	$(BIN)/python -m tests.cluster.convergence
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

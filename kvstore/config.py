@@ -43,6 +43,8 @@ class NodeConfig:
     """Where applications reach it; port 0 takes a free one."""
     peer: Address
     """Where the other nodes reach it."""
+    peer_listen: Address | None = None
+    """Where it listens for them, if that is another address: behind a proxy, in a container. None: `peer`."""
     members: tuple[MemberAddress, ...]
     """The first members, this node among them. Ignored once the folder knows its cluster."""
     replicas: int = 3
@@ -199,10 +201,11 @@ def _membership(values: Mapping[str, Any]) -> list[str]:
 
 def _exposure(values: Mapping[str, Any]) -> list[str]:
     faults = []
-    peer, http = values.get("peer"), values.get("http")
+    flag = "--peer-listen" if values.get("peer_listen") else "--peer"
+    peer, http = values.get("peer_listen") or values.get("peer"), values.get("http")
     if peer and not peer.is_loopback and values.get("cluster_secret_file") == b"":
         faults.append(
-            f"--peer is {peer}, which others can reach, and there is no secret: "
+            f"{flag} is {peer}, which others can reach, and there is no secret: "
             "give every node the same --cluster-secret-file, or listen on 127.0.0.1"
         )
     if http and not http.is_loopback and values.get("allow_insecure") is False:
@@ -214,7 +217,7 @@ def _exposure(values: Mapping[str, Any]) -> list[str]:
 
 
 def _collision(values: Mapping[str, Any]) -> list[str]:
-    peer, http = values.get("peer"), values.get("http")
+    peer, http = values.get("peer_listen") or values.get("peer"), values.get("http")
     if not peer or not http or peer.port != http.port:
         return []
     if peer.host != http.host and not (peer.is_wildcard or http.is_wildcard):

@@ -103,7 +103,8 @@ class Node:
             for member in topology.members
             if member.slot != self.slot
         ]
-        await self._transport.start(config.peer.host, config.peer.port, self.slot, peers)
+        listen = config.peer_listen or config.peer
+        await self._transport.start(listen.host, listen.port, self.slot, peers)
         await self._http.start()
         await self._cluster.start()
         self._met_by_s = self._clock.monotonic_s() + MEETING_S

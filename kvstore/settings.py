@@ -135,6 +135,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("http", "HOST:PORT", None, "where applications reach this node; port 0 takes a free one",
             lambda text: parse_address(text, port_min=0)),
     Setting("peer", "HOST:PORT", None, "where the other nodes reach this node", parse_address),
+    Setting("peer_listen", "HOST:PORT", "", "where this node listens for them, if something between forwards to it",
+            lambda text: parse_address(text) if text else None),
     Setting("members", "NAME=HOST:PORT[@ZONE],...", None,
             "every first member's peer address, this node too; the same on every node", parse_members),
     Setting("replicas", "COUNT", "3", "how many nodes hold each key (N)", _count(1, REPLICAS_MAX)),
