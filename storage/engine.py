@@ -34,6 +34,8 @@ class Batch:
     """Keys whose rows go, promise and all. Never one that is in `states` too."""
     leaves: dict[int, int] = field(default_factory=dict)
     """The new sum of each leaf of the hash trees that changed, by the leaf's number (cluster/repair/hash_trees.py)."""
+    leaves_are_all: bool = False
+    """Whether `leaves` are all there are: a leaf that is not among them is empty from then on."""
     hints: dict[int, Hint] = field(default_factory=dict)
     """Hints to keep, by their number; replaces one of the same number. Numbers grow in order of arrival."""
     drop_hints: set[int] = field(default_factory=set)
@@ -84,6 +86,9 @@ class HintPage:
 
     hints: dict[int, Hint]
     complete: bool
+    """False when there are more behind the last of them; then there is at least one."""
+    damaged: dict[int, str] = field(default_factory=dict)
+    """Those among them whose checksum does not match, by number, and why: they can't be delivered, only dropped."""
 
 
 class Rot(msgspec.Struct, frozen=True):
@@ -205,16 +210,26 @@ class Engine(Protocol):
 
     @property
     def leaves(self) -> Mapping[int, int]:
-        """The sums of the hash trees' leaves as they were when the folder was opened, by number; a leaf that was
-        never written is not there. Where what is on disk is damaged they were built anew from the rows.
+        """The sums of the hash trees' leaves as they were when the folder was opened, by number; a leaf that is not
+        there is empty, 0.
+        """
+        ...
+
+    @property
+    def leaves_are_lost(self) -> bool:
+        """Whether the sums of the leaves on disk are damaged: then `leaves` is empty, and stays so over restarts.
+
+        They come back with a batch whose leaves are all there are, summed up from `rows`; until then, the leaves of
+        other batches are not written.
         """
         ...
 
     async def rows(self, first: int, behind: int, after: tuple[int, bytes] | None, limit: int) -> RowPage:
         """Committed rows, promises alone too, whose key's place (keyspace.hash_of) is from `first` up to `behind`.
 
-        At most `limit` of them, those behind the (place, key) of `after`. A damaged row is there with what can be
-        read of it if its key can be; the scrub finds the others.
+        At most `limit` of them, those behind the (place, key) of `after`; at least one unless that is all. A damaged
+        row is there with what can be read of it, if its key can be read and lies at its place; the scrub finds the
+        others.
         """
         ...
 
@@ -227,7 +242,7 @@ class Engine(Protocol):
         ...
 
     async def hints(self, after: int, limit: int, value_bytes_max: int) -> HintPage:
-        """Hints with numbers above `after`, in order; no more than one past so many bytes of values."""
+        """Hints with numbers above `after`, in order: at most `limit`, no more than one past so many bytes of value."""
         ...
 
     async def scrub(self, after: int, limit: int) -> ScrubPage:
@@ -243,9 +258,10 @@ class Engine(Protocol):
         ...
 
     async def reclaim(self, bytes_max: int) -> int:
-        """Gives up to so many bytes that deleted rows left behind back to the file system; how many it gave.
+        """Gives up to about so many bytes that deleted rows left behind back to the file system; how many it gave.
 
-        Never while a write is under way.
+        The log is emptied, too. Like `write`, never while one is under way. Raises DiskFull, which changed nothing:
+        moving pages takes room for a moment; or CommitFailed.
         """
         ...
 

@@ -7,13 +7,16 @@ them. A caller puts its rows, keeps the number of the batch they are in, and ask
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
-from storage.engine import Batch, DiskFull, Engine
+from storage.engine import Batch, CommitFailed, DiskFull, Engine, StorageError
 from storage.record import Hint, Record, ReplicaState
 
 FULL_RETRY_S = 0.25
 """Pause before a transaction that found no room is tried again."""
+Result = TypeVar("Result")
 
 
 class GroupCommit:
@@ -36,6 +39,7 @@ class GroupCommit:
         self._callbacks: dict[int, list[Callable[[], None]]] = {}
         self._waiting: set[asyncio.Future[None]] = set()
         self._idle: asyncio.Future[None] | None = None
+        self._alone: deque[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
         self._stopping = False
         self._failure: BaseException | None = None
         self._writer: asyncio.Task[None] | None = None
@@ -63,6 +67,12 @@ class GroupCommit:
     def set_leaf(self, leaf: int, total: int) -> None:
         """Writes the sum of a leaf with the batch that is gathered now; always beside the rows that changed it."""
         self._pending.leaves[leaf] = total
+
+    def set_all_leaves(self, sums: Mapping[int, int]) -> int:
+        """Writes the sums of all leaves, in place of what was lost; the ticket of the batch."""
+        self._pending.leaves = dict(sums)
+        self._pending.leaves_are_all = True
+        return self._put()
 
     def hint(self, number: int, hint: Hint) -> int:
         """Keeps a hint, in place of one of the same number; the ticket of its batch."""
@@ -132,6 +142,20 @@ class GroupCommit:
         finally:
             self._waiting.discard(durable)
 
+    async def alone(self, work: Callable[[], Awaitable[Result]]) -> Result:
+        """Does this between two transactions, while none is under way: for what an engine can't do beside one.
+
+        Gives or raises what the work does; if that is CommitFailed, it ends the writer as any failed commit does.
+        Raises StorageError when the writer has ended.
+        """
+        if self._writer is None or self._writer.done():
+            raise StorageError("nothing is written to this folder any more")
+        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._alone.append((work, done))
+        if self._idle is not None:
+            self._wake()
+        return await done
+
     def start(self) -> None:
         """Begins to commit, with what has been put already. Needs a running event loop."""
         assert self._writer is None, "a group commit is started once"
@@ -150,8 +174,11 @@ class GroupCommit:
 
     async def _commit_batches(self) -> None:
         while True:
+            if self._alone and not await self._do_alone():
+                return
             if not _size(self._pending):
                 if self._stopping:
+                    self._refuse_alone()
                     return
                 await self._until_woken()
                 continue
@@ -167,6 +194,31 @@ class GroupCommit:
             self.committed = ticket
             for callback in self._callbacks.pop(ticket, ()):
                 self._call(callback)
+
+    async def _do_alone(self) -> bool:
+        """Does what waits for a moment without a transaction; False when a commit of it failed."""
+        while self._alone:
+            work, done = self._alone.popleft()
+            if done.done():  # whoever asked has gone
+                continue
+            try:
+                result = await work()
+            except Exception as error:
+                if not done.done():
+                    done.set_exception(error)
+                if isinstance(error, CommitFailed):
+                    self._fail(error)
+                    return False
+            else:
+                if not done.done():
+                    done.set_result(result)
+        return True
+
+    def _refuse_alone(self) -> None:
+        while self._alone:
+            _, done = self._alone.popleft()
+            if not done.done():
+                done.set_exception(StorageError("nothing is written to this folder any more"))
 
     async def _write_when_there_is_room(self) -> bool:
         """Writes the batch under way, however long the disk is full; False when that lasts until the end.
@@ -204,6 +256,7 @@ class GroupCommit:
         for durable in self._waiting:
             if not durable.done():
                 durable.set_exception(failure)
+        self._refuse_alone()
         self._on_failure(failure)
 
     def _call(self, callback: Callable[[], None]) -> None:
@@ -217,4 +270,4 @@ class GroupCommit:
 
 def _size(batch: Batch) -> int:
     rows = len(batch.states) + len(batch.keep) + len(batch.forget) + len(batch.facts)
-    return rows + len(batch.drop) + len(batch.hints) + len(batch.drop_hints)
+    return rows + len(batch.drop) + len(batch.hints) + len(batch.drop_hints) + batch.leaves_are_all

@@ -14,6 +14,7 @@ from zlib import crc32
 
 _ABSENT = -1
 _HEADER = Struct("<10q")
+_HINT = Struct("<4q")
 _LENGTH = Struct("<q")
 
 
@@ -48,6 +49,16 @@ def header_checksum(
         checksum_of_value,
     )
     return crc32(b"".join((numbers, key, content_type, fences or b"")))
+
+
+def hint_checksum(number: int, targets: bytes, sole: int, checksum_of_record: int) -> int:
+    """The checksum of what a hint says beside its record, and of its record's checksum."""
+    return crc32(targets, crc32(_HINT.pack(number, sole, len(targets), checksum_of_record)))
+
+
+def blob_checksum(number: int, content: bytes) -> int:
+    """The checksum of numbered bytes: a chunk of the hash trees, an entry of their journal."""
+    return crc32(content, crc32(_LENGTH.pack(number)))
 
 
 def fact_checksum(name: str, value: bytes) -> int:

@@ -53,6 +53,8 @@ class MemoryFolder:
     states: dict[bytes, ReplicaState] = field(default_factory=dict)
     kept_aside: dict[tuple[bytes, int], Record] = field(default_factory=dict)
     leaves: dict[int, int] = field(default_factory=dict)
+    leaves_are_lost: bool = False
+    """Set by a test: what is on disk of the leaves has rotted."""
     hints: dict[int, Hint] = field(default_factory=dict)
     damaged: dict[bytes, str] = field(default_factory=dict)
     """Keys whose row has rotted, with the reason; writing the key anew mends it."""
@@ -71,7 +73,11 @@ class MemoryFolder:
         for key in batch.drop:
             self.states.pop(key, None)
             self.damaged.pop(key, None)
-        self.leaves.update(batch.leaves)
+        if batch.leaves_are_all:
+            self.leaves.clear()
+            self.leaves_are_lost = False
+        if not self.leaves_are_lost:
+            self.leaves.update(batch.leaves)
         self.hints.update(batch.hints)
         for number in batch.drop_hints:
             self.hints.pop(number, None)
@@ -96,6 +102,7 @@ class MemoryEngine:
         self._last_write: asyncio.Task[None] | None = None
         self._unusable: StorageError | None = StorageError("this engine is not open; nothing was read or written")
         self._failing: tuple[str, bool] | None = None
+        self._leaves: dict[int, int] = {}
 
     @property
     def incarnation(self) -> str:
@@ -118,6 +125,8 @@ class MemoryEngine:
             raise FolderLocked("another engine uses this folder; nothing was touched. Close or crash it first")
         self.folder.in_use = True
         self._unusable = None
+        if not self.folder.leaves_are_lost:
+            self._leaves = {leaf: total for leaf, total in self.folder.leaves.items() if total}
 
     async def write(self, batch: Batch) -> None:
         """See Engine. In a task of its own, because cancelling the caller must not undo it."""
@@ -169,7 +178,12 @@ class MemoryEngine:
     @property
     def leaves(self) -> Mapping[int, int]:
         """See Engine."""
-        return dict(self.folder.leaves)
+        return self._leaves
+
+    @property
+    def leaves_are_lost(self) -> bool:
+        """See Engine."""
+        return self.folder.leaves_are_lost
 
     async def rows(self, first: int, behind: int, after: tuple[int, bytes] | None, limit: int) -> RowPage:
         """See Engine."""

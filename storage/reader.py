@@ -12,16 +12,18 @@ from pathlib import Path
 
 import aiosqlite
 
-from storage import schema
-from storage.engine import Damaged, ScanEntry, ScanPage, StorageError
-from storage.record import Record, ReplicaState
-from storage.rows import SIZE, Row, shown, state_of
+from storage import engine, schema
+from storage.engine import Damaged, HintPage, RowPage, ScanEntry, ScanPage, StorageError
+from storage.keyspace import hash_of
+from storage.record import Hint, Record, ReplicaState
+from storage.rows import SIZE, Row, hint_of, listed_row, shown, state_of
 from storage.writer import refuse_unless_taken
 
 KEYS_PER_LOAD = (1, 8, 64)
 """Sizes of a query's list of keys: a few, so that each stays prepared; a shorter list repeats its last key."""
 
 ROWS_PER_STEP = 256
+KEYS_PER_STEP = 4_096
 VALUES_PER_STEP = 16
 """Rows that a scan fetches at a time: with values few, as each may be a megabyte."""
 
@@ -117,7 +119,7 @@ class Reader:
             return [tuple(row) for row in await self._scans.execute_fetchall(sql, parameters)]
         except sqlite3.Error as error:
             start = shown(parameters[0])
-            raise StorageError(f"the records from key {start} on can't be listed: {error}") from error
+            raise StorageError(f"the records from {start} on can't be listed: {error}") from error
 
     async def kept_aside(self) -> dict[tuple[bytes, int], Record]:
         """See Engine.kept_aside. Raises StorageError for a row whose checksum does not match."""
@@ -129,6 +131,45 @@ class Reader:
                 raise StorageError(f"a record that was kept aside to be merged back is lost: {reason}")
             kept[row[0], state.record.origin] = state.record
         return kept
+
+    async def rows(self, first: int, behind: int, after: tuple[int, bytes] | None, limit: int) -> RowPage:
+        """See Engine.rows."""
+        rows: list[engine.Row] = []
+        after = after or (first - 1, b"")
+        while True:
+            step = min(limit - len(rows), KEYS_PER_STEP)
+            found = await self._fetch_step(schema.ROWS_BY_PLACE, (max(first, after[0]), behind, *after, step + 1))
+            rows += [listed_row(row[1:]) for row in found[:step] if _is_at_its_place(row)]
+            if len(found) <= step:
+                return RowPage(rows, complete=True)
+            if len(rows) >= limit:
+                return RowPage(rows, complete=False)
+            after = found[step - 1][:2]
+
+    async def purgeable(self, first: int, behind: int, ballot_max: int, expired_before_ms: int) -> list[bytes]:
+        """See Engine.purgeable."""
+        found = await self._fetch_step(schema.PURGEABLE, (first, behind, ballot_max, expired_before_ms))
+        return [row[1] for row in found if _is_at_its_place(row)]
+
+    async def hints(self, after: int, limit: int, value_bytes_max: int) -> HintPage:
+        """See Engine.hints."""
+        hints: dict[int, Hint] = {}
+        damaged: dict[int, str] = {}
+        value_bytes = 0
+        while True:
+            found = await self._fetch_step(schema.SELECT_HINTS, (after, VALUES_PER_STEP))
+            for row in found:
+                if len(hints) >= limit or (hints and value_bytes >= value_bytes_max):
+                    return HintPage(hints, complete=False, damaged=damaged)
+                hint = hint_of(row)
+                if isinstance(hint, Damaged):
+                    damaged[row[0]] = hint.reason
+                else:
+                    hints[row[0]] = hint
+                    value_bytes += len(hint.record.value or b"")
+            if len(found) < VALUES_PER_STEP:
+                return HintPage(hints, complete=True, damaged=damaged)
+            after = found[-1][0]
 
     async def close(self) -> None:
         """Finishes the queries under way. Idempotent."""
@@ -162,6 +203,12 @@ def _chunks(keys: list[bytes]) -> Iterator[list[bytes]]:
     size = KEYS_PER_LOAD[-1]
     for start in range(0, len(keys), size):
         yield keys[start : start + size]
+
+
+def _is_at_its_place(row: Row) -> bool:
+    """Whether a row's place, which no checksum covers, is its key's: at another it is some other partition's."""
+    place, key = row[:2]
+    return isinstance(key, bytes) and bool(hash_of(key) == place)
 
 
 def _entry_of(row: Row) -> ScanEntry | None:

@@ -10,13 +10,16 @@ from typing import Any
 
 import msgspec
 
+from storage import engine
+from storage.ballot import NONE
 from storage.engine import Damaged
-from storage.integrity import header_checksum, value_checksum
-from storage.record import Record, ReplicaState
+from storage.integrity import header_checksum, hint_checksum, value_checksum
+from storage.record import Hint, Record, ReplicaState
 
 Row = tuple[Any, ...]
 """A row as SQLite gives it: of any types, until its checksum has been verified."""
 
+_CHECKSUM, _CHECKSUM_IN_KEPT = 9, 8
 SIZE = 10
 """Where a row that was read has the size of its value, None for a tombstone; the value, if asked for, follows."""
 
@@ -24,6 +27,10 @@ _ANY_TEXT = "surrogatepass"  # every Python string is storable: a header's stray
 
 _pack_fences = msgspec.msgpack.Encoder().encode
 _unpack_fences = msgspec.msgpack.Decoder(dict[str, int]).decode
+_pack_targets = msgspec.msgpack.Encoder().encode
+_unpack_targets = msgspec.msgpack.Decoder(tuple[int, ...]).decode
+_HINT_ITSELF = 4
+"""Columns of a hint in front of those of its record."""
 
 
 def record_row(key: bytes, state: ReplicaState) -> Row:
@@ -69,6 +76,29 @@ def kept_row(key: bytes, record: Record) -> Row:
     return (row[0], *row[2:])
 
 
+def hint_row(number: int, hint: Hint) -> Row:
+    """The row of `hints` for this hint."""
+    record = kept_row(hint.key, hint.record)
+    targets = _pack_targets(hint.targets)
+    return (number, targets, hint.sole, hint_checksum(number, targets, hint.sole, record[_CHECKSUM_IN_KEPT]), *record)
+
+
+def hint_of(row: Row) -> Hint | Damaged:
+    """The hint that a row holds; Damaged if a checksum does not match."""
+    number, targets, sole, checksum = row[:_HINT_ITSELF]
+    record_part = row[_HINT_ITSELF:]
+    state = state_of(record_part)
+    if isinstance(state, Damaged):
+        return state
+    try:
+        is_sound = hint_checksum(number, targets, sole, record_part[_CHECKSUM]) == checksum
+    except (struct.error, TypeError):
+        is_sound = False
+    if not is_sound or state.record is None:
+        return Damaged(f"a hint for key {shown(record_part[0])} does not match its checksum: it has changed on disk")
+    return Hint(record_part[0], state.record, _unpack_targets(targets), bool(sole))
+
+
 def _promise_checksum(key: bytes, promised: int) -> int:
     return header_checksum(key, promised, 0, 0, 0, b"", 0, None, 0, None)
 
@@ -91,6 +121,13 @@ def state_of(row: Row) -> ReplicaState | Damaged:
         None if fences is None else _unpack_fences(fences),
     )
     return ReplicaState(promised, record)
+
+
+def listed_row(row: Row) -> engine.Row:
+    """A row of a listing by place. No checksum is verified: a number that is none any more stands as 0."""
+    key, promised, ballot, origin, is_null, expires_at_ms = row
+    numbers = [number if isinstance(number, int) else 0 for number in (promised, ballot, origin, expires_at_ms)]
+    return engine.Row(key, numbers[0], numbers[1], numbers[2], bool(is_null) and numbers[1] != NONE, numbers[3])
 
 
 def damage_of(row: Row) -> str | None:

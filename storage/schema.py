@@ -5,14 +5,20 @@ reads. `records` is a rowid table: as a B-tree of its own, keyed by the key, it 
 rebalancing of the key's tree.
 
 A row of `records` is one of three: a promise alone (ballot 0), a tombstone (ballot above 0, value NULL) or a value.
+
+`place` says where the key lies in the key space (keyspace.hash_of), so that a partition or a leaf of a hash tree is a
+range of an index. It follows from the key, as an index does: no checksum covers it, and whoever reads rows by it
+compares it with the key. An update leaves it alone, and with it its index.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-SCHEMA_VERSION = 1
-"""Kept in PRAGMA user_version. A folder of a newer one is refused: what it means is not known here."""
+SCHEMA_VERSION = 2
+"""Kept in PRAGMA user_version. A folder of another one is refused. Of a newer: what it means is not known here. Of
+version 1: its nodes spread keys over partitions in another way, so that a row would be on the wrong nodes."""
 
 APPLICATION_ID = 0x6B767331
 """Kept in PRAGMA application_id, "kvs1" in ASCII: tells our files from other programs' SQLite databases."""
@@ -28,6 +34,7 @@ grow for as long as there always is one. Also what is left of the file after a b
 BUSY_TIMEOUT_MS = 5_000
 """How long SQLite waits for its own locks: ours never collide, so reaching it means a stranger has the file open."""
 
+_ORIGIN = "origin         INTEGER NOT NULL,"
 _RECORD_COLUMNS = """
     ballot         INTEGER NOT NULL,
     {origin}
@@ -39,15 +46,38 @@ _RECORD_COLUMNS = """
     checksum       INTEGER NOT NULL,
     value          BLOB"""
 
+_MAY_BE_PURGED = "(value IS NULL OR expires_at_ms > 0)"
+"""A tombstone, a promise alone, a value that expires: as the index says it, word for word, or it is not used."""
+
 TABLES = (
     f"""CREATE TABLE records (
     key            BLOB    PRIMARY KEY NOT NULL,
-    promised       INTEGER NOT NULL,{_RECORD_COLUMNS.format(origin="origin         INTEGER NOT NULL,")}
+    place          INTEGER NOT NULL,
+    promised       INTEGER NOT NULL,{_RECORD_COLUMNS.format(origin=_ORIGIN)}
 )""",
+    "CREATE INDEX records_by_place ON records (place)",
+    f"CREATE INDEX records_to_purge ON records (place) WHERE {_MAY_BE_PURGED}",
     f"""CREATE TABLE kept_aside (
     key            BLOB    NOT NULL,
     origin         INTEGER NOT NULL,{_RECORD_COLUMNS.format(origin="")},
     PRIMARY KEY (key, origin)
+)""",
+    f"""CREATE TABLE hints (
+    number         INTEGER PRIMARY KEY,
+    key            BLOB    NOT NULL,
+    targets        BLOB    NOT NULL,
+    sole           INTEGER NOT NULL,
+    hint_checksum  INTEGER NOT NULL,{_RECORD_COLUMNS.format(origin=_ORIGIN)}
+)""",
+    """CREATE TABLE trees (
+    chunk    INTEGER PRIMARY KEY,
+    sums     BLOB    NOT NULL,
+    checksum INTEGER NOT NULL
+)""",
+    """CREATE TABLE tree_journal (
+    commit_sequence INTEGER PRIMARY KEY,
+    changes         BLOB    NOT NULL,
+    checksum        INTEGER NOT NULL
 )""",
     """CREATE TABLE facts (
     name     TEXT    PRIMARY KEY NOT NULL,
@@ -78,6 +108,9 @@ _SHARED = (
     Setting("trusted_schema", 0, "a planted database must not run functions from its schema"),
 )
 
+NEW_FILE_SETTINGS = (Setting("auto_vacuum", 2, "INCREMENTAL: room that deletions leave behind can be given back"),)
+"""What a file keeps from when its first page is made."""
+
 WRITER_SETTINGS = (
     *_SHARED,
     Setting("journal_mode", "wal", "one sequential write and one fsync per commit, and readers never wait"),
@@ -104,7 +137,7 @@ _COLUMNS = (
     "key", "promised", "ballot", "origin", "weak", "content_type", "expires_at_ms",
     "fences", "value_checksum", "checksum", "value",
 )  # fmt: skip
-ROW_WIDTH = len(_COLUMNS)
+_COLUMNS_AND_PLACE = (*_COLUMNS, "place")
 
 _HEADER_BEHIND_PROMISE = (
     "ballot, origin, weak, content_type, expires_at_ms, fences, value_checksum, checksum, length(value)"
@@ -114,13 +147,22 @@ SELECT_KEPT = f"SELECT key, 0, {_HEADER_BEHIND_PROMISE}, value FROM kept_aside"
 
 
 def upsert_records(rows: int) -> str:
-    """One statement that writes that many rows: each costs one hand-over of the interpreter's lock, however many."""
-    one = f"({', '.join('?' * ROW_WIDTH)})"
+    """One statement that writes that many rows: each costs one hand-over of the interpreter's lock, however many.
+
+    A row's parameters are those of rows.record_row, and the place behind them, which an update has no use for.
+    """
     update = ", ".join(f"{column}=excluded.{column}" for column in _COLUMNS[1:])
-    return (
-        f"INSERT INTO records ({', '.join(_COLUMNS)}) VALUES {', '.join([one] * rows)} "
-        f"ON CONFLICT (key) DO UPDATE SET {update}"
-    )
+    return f"INSERT {_into('records', _COLUMNS_AND_PLACE, rows)} ON CONFLICT (key) DO UPDATE SET {update}"
+
+
+def _into(table: str, columns: Sequence[str], rows: int) -> str:
+    one = f"({', '.join('?' * len(columns))})"
+    return f"INTO {table} ({', '.join(columns)}) VALUES {', '.join([one] * rows)}"
+
+
+def drop_records(keys: int) -> str:
+    """Deletes the rows of up to that many keys."""
+    return f"DELETE FROM records WHERE key IN ({', '.join('?' * keys)})"
 
 
 def select_records(keys: int) -> str:
@@ -135,8 +177,42 @@ def scan_records(values: bool, bounded: bool) -> str:
     return f"SELECT {columns} FROM records WHERE key >= ?{bound} ORDER BY key LIMIT ?"
 
 
+ROWS_BY_PLACE = """SELECT place, key, promised, ballot, origin, value IS NULL, expires_at_ms
+    FROM records INDEXED BY records_by_place
+    WHERE place >= ? AND place < ? AND (place, key) > (?, ?) ORDER BY place, key LIMIT ?"""
+"""Parameters: the first place, the first behind the last, place and key to go on behind, limit. Doesn't read values."""
+
+PURGEABLE = f"""SELECT place, key FROM records INDEXED BY records_to_purge
+    WHERE {_MAY_BE_PURGED} AND place >= ? AND place < ? AND max(ballot, promised) <= ?
+    AND (value IS NULL OR expires_at_ms < ?) ORDER BY place"""
+"""Parameters: the first place, the first behind the last, the highest ballot, a Unix time in milliseconds."""
+
 _KEPT_COLUMNS = tuple(column for column in _COLUMNS if column != "promised")
-KEEP = f"INSERT OR REPLACE INTO kept_aside ({', '.join(_KEPT_COLUMNS)}) VALUES ({', '.join('?' * len(_KEPT_COLUMNS))})"
+KEEP = f"INSERT OR REPLACE {_into('kept_aside', _KEPT_COLUMNS, 1)}"
+
+_HINT_COLUMNS = ("number", "targets", "sole", "hint_checksum", *_KEPT_COLUMNS)
+
+
+def put_hints(rows: int) -> str:
+    """One statement that writes that many hints; see rows.hint_row."""
+    return f"INSERT OR REPLACE {_into('hints', _HINT_COLUMNS, rows)}"
+
+
+def drop_hints(numbers: int) -> str:
+    """Deletes up to that many hints."""
+    return f"DELETE FROM hints WHERE number IN ({', '.join('?' * numbers)})"
+
+
+SELECT_HINTS = f"""SELECT number, targets, sole, hint_checksum, key, 0, {_HEADER_BEHIND_PROMISE}, value
+    FROM hints WHERE number > ? ORDER BY number LIMIT ?"""
+
+SELECT_TREES = "SELECT chunk, sums, checksum FROM trees"
+SELECT_TREE_JOURNAL = "SELECT commit_sequence, changes, checksum FROM tree_journal ORDER BY commit_sequence"
+PUT_TREE = "INSERT OR REPLACE INTO trees (chunk, sums, checksum) VALUES (?, ?, ?)"
+ADD_TO_TREE_JOURNAL = "INSERT INTO tree_journal (commit_sequence, changes, checksum) VALUES (?, ?, ?)"
+CLEAR_TREES = "DELETE FROM trees"
+CLEAR_TREE_JOURNAL = "DELETE FROM tree_journal"
+
 FORGET = "DELETE FROM kept_aside WHERE key = ? AND origin = ?"
 SET_FACT = "INSERT OR REPLACE INTO facts (name, value, checksum) VALUES (?, ?, ?)"
 SELECT_FACTS = "SELECT name, value, checksum FROM facts"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +12,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from storage.engine import Batch, CommitFailed, Damaged, FolderUnusable, ScanPage, StorageError
+from storage.engine import (
+    Batch,
+    CommitFailed,
+    Damaged,
+    DiskFull,
+    FolderUnusable,
+    HintPage,
+    RowPage,
+    ScanPage,
+    StorageError,
+)
 from storage.folder import DataFolder
 from storage.reader import Reader
 from storage.record import Record, ReplicaState
@@ -36,6 +47,7 @@ class SqliteEngine:
         self._thread: ThreadPoolExecutor | None = None
         self._reader: Reader | None = None
         self._facts: dict[str, bytes] = {}
+        self._leaves: dict[int, int] = {}
         self._commit_sequence = 0
         self._failure: BaseException | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -58,7 +70,12 @@ class SqliteEngine:
     @property
     def leaves(self) -> Mapping[int, int]:
         """See Engine."""
-        return {}
+        return self._leaves
+
+    @property
+    def leaves_are_lost(self) -> bool:
+        """See Engine."""
+        return self._writer.leaf_sums.are_lost
 
     @property
     def was_cut_short(self) -> str | None:
@@ -73,6 +90,7 @@ class SqliteEngine:
             await self._in_thread(self._writer.open)
             self._commit_sequence = self._writer.commit_sequence
             self._facts.update(self._writer.facts)
+            self._leaves = self._writer.leaf_sums.current()
             self._reader = await Reader.open(self._folder.database, self._reader_cache_bytes)
         except sqlite3.Error as error:
             await self.close()
@@ -84,7 +102,8 @@ class SqliteEngine:
     async def write(self, batch: Batch) -> None:
         """See Engine."""
         self._usable_reader()
-        await self._in_thread(partial(self._writer.commit, statements_of(batch)), partial(self._committed, batch))
+        commit = partial(self._writer.commit, statements_of(batch), batch.leaves, batch.leaves_are_all)
+        await self._in_thread(commit, partial(self._committed, batch))
 
     async def load(self, keys: Sequence[bytes]) -> dict[bytes, ReplicaState | Damaged]:
         """See Engine."""
@@ -99,6 +118,28 @@ class SqliteEngine:
     async def kept_aside(self) -> dict[tuple[bytes, int], Record]:
         """See Engine."""
         return await self._usable_reader().kept_aside()
+
+    async def rows(self, first: int, behind: int, after: tuple[int, bytes] | None, limit: int) -> RowPage:
+        """See Engine."""
+        return await self._usable_reader().rows(first, behind, after, limit)
+
+    async def purgeable(self, first: int, behind: int, ballot_max: int, expired_before_ms: int) -> list[bytes]:
+        """See Engine."""
+        return await self._usable_reader().purgeable(first, behind, ballot_max, expired_before_ms)
+
+    async def hints(self, after: int, limit: int, value_bytes_max: int) -> HintPage:
+        """See Engine."""
+        return await self._usable_reader().hints(after, limit, value_bytes_max)
+
+    async def reclaim(self, bytes_max: int) -> int:
+        """See Engine."""
+        self._usable_reader()
+        return await self._in_thread(partial(self._writer.reclaim, bytes_max), self._note_failure)
+
+    def free_bytes(self) -> tuple[int, int]:
+        """See Engine."""
+        disk = os.statvfs(self._folder.path)
+        return disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
 
     async def close(self) -> None:
         """See Engine. Readers go first, so that the writer is the last connection: it alone may checkpoint."""
@@ -124,10 +165,16 @@ class SqliteEngine:
         return self._reader
 
     def _committed(self, batch: Batch, work: Future[int]) -> None:
-        self._failure = work.exception()
-        if self._failure is None:
+        self._note_failure(work)
+        if work.exception() is None:
             self._commit_sequence = work.result()
             self._facts.update(batch.facts)
+
+    def _note_failure(self, work: Future[int]) -> None:
+        """After any failure but a full disk, which changed nothing, this engine refuses everything."""
+        failure = work.exception()
+        if failure is not None and not isinstance(failure, DiskFull):
+            self._failure = failure
 
     async def _in_thread(self, function: Callable[[], T], then: Callable[[Future[T]], None] | None = None) -> T:
         """Runs it in the writer's thread, after all that was given to it before; `then` runs here even if the

@@ -11,38 +11,52 @@ import os
 import secrets
 import sqlite3
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from storage import schema
-from storage.engine import Batch, CommitFailed, FolderUnusable
+from storage.engine import Batch, CommitFailed, DiskFull, FolderUnusable
 from storage.folder import DataFolder
 from storage.integrity import fact_checksum, folder_checksum
-from storage.rows import Row, kept_row, record_row
+from storage.keyspace import hash_of
+from storage.leaf_sums import LeafSums, Statement
+from storage.rows import Row, hint_row, kept_row, record_row
 
-Statement = tuple[str, Sequence[Any]]
+_SIZES = (64, 32, 16, 8, 4, 2, 1)
+"""Rows per statement: a few fixed sizes, so that every statement stays prepared. 64 rows are 896 parameters, below the
+999 that SQLite once allowed, and more would be no faster."""
 
-ROWS_PER_STATEMENT_MAX = 64
-"""704 parameters: below the 999 that SQLite once allowed, and no faster when larger."""
-
-_UPSERTS = {rows: schema.upsert_records(rows) for rows in (64, 32, 16, 8, 4, 2, 1)}
-"""A few fixed sizes, so that every statement stays prepared."""
+_UPSERTS = {rows: schema.upsert_records(rows) for rows in _SIZES}
+_DROPS = {keys: schema.drop_records(keys) for keys in _SIZES}
+_HINTS = {rows: schema.put_hints(rows) for rows in _SIZES}
+_HINT_DROPS = {numbers: schema.drop_hints(numbers) for numbers in _SIZES}
 
 
 def statements_of(batch: Batch) -> list[Statement]:
-    """The batch as SQL. Runs on the event loop's thread: the states are immutable, and the writer gets plain tuples."""
-    rows = [record_row(key, state) for key, state in batch.states.items()]
-    statements = list(_upserts(rows))
+    """The batch as SQL, but for the leaves, which are LeafSums'.
+
+    Runs on the event loop's thread: the states are immutable, and the writer gets plain tuples.
+    """
+    statements = list(_many(_UPSERTS, [(*record_row(key, state), hash_of(key)) for key, state in batch.states.items()]))
+    if batch.drop:
+        statements += _many(_DROPS, [(key,) for key in batch.drop])
+    if batch.hints:
+        statements += _many(_HINTS, [hint_row(number, hint) for number, hint in batch.hints.items()])
+    if batch.drop_hints:
+        statements += _many(_HINT_DROPS, [(number,) for number in batch.drop_hints])
     statements += [(schema.KEEP, kept_row(key, record)) for (key, _), record in batch.keep.items()]
     statements += [(schema.FORGET, kept) for kept in batch.forget]
     statements += [(schema.SET_FACT, (name, value, fact_checksum(name, value))) for name, value in batch.facts.items()]
     return statements
 
 
-def _upserts(rows: Sequence[Row]) -> Iterator[Statement]:
+def _many(sizes: Mapping[int, str], rows: Sequence[Row]) -> Iterator[Statement]:
+    """The rows in as few statements as the sizes allow."""
     start = 0
-    for size, sql in _UPSERTS.items():
+    for size, sql in sizes.items():
         while len(rows) - start >= size:
             yield sql, [field for row in rows[start : start + size] for field in row]
             start += size
@@ -55,6 +69,7 @@ class Writer:
         self.incarnation = ""
         self.commit_sequence = 0
         self.facts: dict[str, bytes] = {}
+        self.leaf_sums = LeafSums()
         self._folder = folder
         self._cache_bytes = cache_bytes
         self._connection: sqlite3.Connection | None = None
@@ -67,8 +82,11 @@ class Writer:
             self._folder.ensure_database_file()
             self._connection = sqlite3.connect(self._folder.database, isolation_level=None)
             self._recognise(self._connection)
+            is_new = _number(self._connection, "user_version") == 0
+            if is_new:
+                apply_settings(self._connection, schema.NEW_FILE_SETTINGS)
             apply_settings(self._connection, (*schema.WRITER_SETTINGS, schema.cache_setting(self._cache_bytes)))
-            if _number(self._connection, "user_version") == 0:
+            if is_new:
                 _create(self._connection)
             self._read_folder(self._connection)
         except (sqlite3.Error, OSError) as error:
@@ -77,21 +95,57 @@ class Writer:
                 "Check its permissions and its disk, or restore the folder; a member that lost its folder is replaced"
             ) from error
 
-    def commit(self, statements: Iterable[Statement]) -> int:
-        """Plays one transaction, durable when it returns; the number of commits so far. Raises CommitFailed."""
+    def commit(self, statements: Iterable[Statement], leaves: Mapping[int, int], leaves_are_all: bool) -> int:
+        """Plays one transaction, durable when it returns; the number of commits so far.
+
+        Raises DiskFull, which changed nothing here or on disk; or CommitFailed.
+        """
+        with self._failing_for_good() as connection:
+            sequence = self.commit_sequence + 1
+            of_leaves = self.leaf_sums.statements(sequence, leaves, leaves_are_all)
+            counted = (schema.COUNT_COMMIT, (sequence, folder_checksum(self.incarnation, sequence)))
+            with _undone_if_full(connection):
+                connection.execute("BEGIN IMMEDIATE")
+                for sql, parameters in chain(statements, of_leaves, (counted,)):
+                    connection.execute(sql, parameters)
+                connection.execute("COMMIT")
+            self.leaf_sums.committed(leaves, leaves_are_all)
+            self.commit_sequence = sequence
+            if os.stat(_log_of(self._folder.database)).st_size > schema.WAL_BYTES_MAX:
+                _empty_log(connection)
+        return sequence
+
+    def reclaim(self, bytes_max: int) -> int:
+        """See Engine.reclaim."""
+        with self._failing_for_good() as connection:
+            page_bytes = _number(connection, "page_size")
+            before = _number(connection, "page_count")
+            pages_max = min(_number(connection, "freelist_count"), -(-bytes_max // page_bytes))
+            if not pages_max:  # to SQLite, 0 is all
+                return 0
+            try:
+                with _undone_if_full(connection):
+                    # Moves one page a step, which execute() would stop at; a script is played to its end.
+                    connection.executescript(f"PRAGMA incremental_vacuum({pages_max})")
+            finally:
+                _empty_log(connection)  # only what is copied from the log into the file makes that shorter
+            return (before - _number(connection, "page_count")) * page_bytes
+
+    @contextmanager
+    def _failing_for_good(self) -> Iterator[sqlite3.Connection]:
+        """The connection, to write with; what fails with it, a full disk excepted, is the last that is tried."""
         if self._connection is None or self._failure is not None:
             raise CommitFailed(f"nothing is written after a commit that failed: {self._failure}")
-        sequence = self.commit_sequence + 1
         try:
-            self._play(self._connection, statements, sequence)
+            yield self._connection
+        except DiskFull:
+            raise
         except BaseException as failure:
             self._failure = failure
             raise CommitFailed(
                 f"writing to {self._folder.database} failed: {failure}. What was being written may or may not be on "
                 "disk, and nobody was told that it is; this process must end and read its disk anew"
             ) from failure
-        self.commit_sequence = sequence
-        return sequence
 
     def close(self) -> None:
         """Checkpoints, closes and lets go of the folder. Idempotent; after a failed commit, too."""
@@ -102,15 +156,6 @@ class Writer:
             self._connection = None
             self._folder.release()
 
-    def _play(self, connection: sqlite3.Connection, statements: Iterable[Statement], sequence: int) -> None:
-        connection.execute("BEGIN IMMEDIATE")
-        for sql, parameters in statements:
-            connection.execute(sql, parameters)
-        connection.execute(schema.COUNT_COMMIT, (sequence, folder_checksum(self.incarnation, sequence)))
-        connection.execute("COMMIT")
-        if os.stat(_log_of(self._folder.database)).st_size > schema.WAL_BYTES_MAX:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
     def _recognise(self, connection: sqlite3.Connection) -> None:
         """Refuses a file that is not ours, before anything in it is changed."""
         version = _number(connection, "user_version")
@@ -119,6 +164,12 @@ class Writer:
         if not is_new and _number(connection, "application_id") != schema.APPLICATION_ID:
             raise FolderUnusable(
                 f"{self._folder.database} is another program's database; nothing was touched. Choose another folder"
+            )
+        if not is_new and version < schema.SCHEMA_VERSION:
+            raise FolderUnusable(
+                f"{self._folder.database} has schema version {version}, this program needs {schema.SCHEMA_VERSION}, "
+                "under which keys lie in other partitions, on other nodes; nothing was touched. Export the data with "
+                "the program that wrote it, and import it into new folders with this one"
             )
         if version > schema.SCHEMA_VERSION:
             raise FolderUnusable(
@@ -135,6 +186,7 @@ class Writer:
             if not _is_sound(fact_checksum, fact):
                 raise self._damaged(f"the fact {fact[0]!r}")
             self.facts[fact[0]] = fact[1]
+        self.leaf_sums.read(connection)
 
     def _damaged(self, what: str) -> FolderUnusable:
         return FolderUnusable(
@@ -160,12 +212,38 @@ def refuse_unless_taken(name: str, wanted: int | str, why: str, row: tuple[Any, 
         )
 
 
+@contextmanager
+def _undone_if_full(connection: sqlite3.Connection) -> Iterator[None]:
+    """Around one transaction: raises DiskFull when there was no room for it, after it has been undone."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+            raise
+        # SQLite says so before the sync, when the transaction's last frame is not whole: nothing is committed.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise DiskFull(
+            "there is no room on the disk of the data folder; nothing of what was being written is there, and nobody "
+            "was told that it is. It is written once there is room"
+        ) from error
+
+
+def _empty_log(connection: sqlite3.Connection) -> None:
+    """Copies the log into the database and cuts it, if readers let it. What it holds is durable either way."""
+    try:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:  # then the log stays as it is until there is room
+            raise
+
+
 def _create(connection: sqlite3.Connection) -> None:
     """Makes the tables in one transaction: a crash leaves all of it or an empty file, which is made anew."""
     incarnation = secrets.token_hex(16)
     connection.execute("BEGIN IMMEDIATE")
-    for table in schema.TABLES:
-        connection.execute(table)
+    for statement in schema.TABLES:
+        connection.execute(statement)
     connection.execute(schema.INSERT_FOLDER, (incarnation, 0, folder_checksum(incarnation, 0)))
     connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")

@@ -1,0 +1,130 @@
+"""LeafSums: the sums of the hash trees' leaves on disk, so that neither a commit nor a start pays much for them.
+
+A commit appends what changed to a journal: one row, whatever the number of leaves. After FOLD_AFTER commits the chunks
+that changed are written whole and the journal is emptied, in a transaction that is written anyway; a start reads the
+chunks and a journal of bounded length. What is in memory here is always what is committed, so a transaction that is
+undone leaves nothing to undo.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from storage import schema
+from storage.integrity import blob_checksum
+
+Statement = tuple[str, Sequence[Any]]
+
+FOLD_AFTER = 512
+"""Commits between two foldings: at 48 changed leaves each, a journal of 400 KB at most, read within milliseconds."""
+LEAVES_PER_CHUNK = 128
+"""A chunk is 1 KiB, three to a page."""
+_CHUNK = struct.Struct(f"<{LEAVES_PER_CHUNK}Q")
+_EMPTY = array("Q", bytes(_CHUNK.size))
+
+
+class LeafSums:
+    """The committed sums. Lives in the writer's thread."""
+
+    def __init__(self) -> None:
+        self.are_lost = False
+        """Whether what is on disk is damaged. Then nothing of it is used, and nothing written until all is."""
+        self._chunks: dict[int, array[int]] = {}
+        self._changed: dict[int, int] = {}
+        """What the journal on disk holds beyond the chunks."""
+        self._journal_length = 0
+
+    def read(self, connection: sqlite3.Connection) -> None:
+        """Reads what is on disk. Rows whose checksum does not match make all of it lost; raises sqlite3.Error."""
+        try:
+            for chunk, packed, checksum in connection.execute(schema.SELECT_TREES):
+                self._chunks[chunk] = array("Q", _CHUNK.unpack(_sound(chunk, packed, checksum)))
+            for sequence, changes, checksum in connection.execute(schema.SELECT_TREE_JOURNAL):
+                self._changed.update(_unpacked(_sound(sequence, changes, checksum)))
+                self._journal_length += 1
+        except (_Rotten, struct.error):
+            self.are_lost = True
+            self._chunks.clear()
+            self._changed.clear()
+
+    def current(self) -> dict[int, int]:
+        """The sums by leaf number, without those that are 0."""
+        sums = {
+            chunk * LEAVES_PER_CHUNK + place: total
+            for chunk, totals in self._chunks.items()
+            for place, total in enumerate(totals)
+        }
+        return {leaf: total for leaf, total in (sums | self._changed).items() if total}
+
+    def statements(self, sequence: int, changes: Mapping[int, int], are_all: bool) -> Iterator[Statement]:
+        """What the commit of this sequence writes for these leaves; are_all: of any other, nothing is to be left."""
+        if are_all:
+            yield schema.CLEAR_TREES, ()
+            yield schema.CLEAR_TREE_JOURNAL, ()
+            yield from _put(_merged({}, changes))
+        elif changes and not self.are_lost:
+            if self._journal_length >= FOLD_AFTER:
+                yield from self._fold()
+            packed = struct.pack(f"<{2 * len(changes)}Q", *changes.keys(), *changes.values())
+            yield schema.ADD_TO_TREE_JOURNAL, (sequence, packed, blob_checksum(sequence, packed))
+
+    def committed(self, changes: Mapping[int, int], are_all: bool) -> None:
+        """The transaction of the last statements() is on disk."""
+        if are_all:
+            self._chunks = _merged({}, changes)
+            self._changed.clear()
+            self._journal_length, self.are_lost = 0, False
+        elif changes and not self.are_lost:
+            if self._journal_length >= FOLD_AFTER:
+                self._changed.clear()
+                self._journal_length = 0
+            self._changed.update(changes)
+            self._journal_length += 1
+
+    def _fold(self) -> Iterator[Statement]:
+        """Writes the chunks that changed and empties the journal; all that it brings into the chunks is committed."""
+        chunks = _merged(self._chunks, self._changed)
+        self._chunks.update(chunks)
+        yield from _put(chunks)
+        yield schema.CLEAR_TREE_JOURNAL, ()
+
+
+class _Rotten(Exception):
+    """A row does not match its checksum."""
+
+
+def _sound(number: int, content: bytes, checksum: int) -> bytes:
+    try:
+        if blob_checksum(number, content) == checksum:
+            return content
+    except (TypeError, struct.error):
+        pass
+    raise _Rotten
+
+
+def _unpacked(changes: bytes) -> Iterator[tuple[int, int]]:
+    numbers = struct.unpack(f"<{len(changes) // 8}Q", changes)
+    half = len(numbers) // 2
+    return zip(numbers[:half], numbers[half:], strict=True)
+
+
+def _merged(chunks: Mapping[int, array[int]], changes: Mapping[int, int]) -> dict[int, array[int]]:
+    """The chunks that the changes are in, as they are after them."""
+    merged: dict[int, array[int]] = {}
+    for leaf, total in changes.items():
+        number, place = divmod(leaf, LEAVES_PER_CHUNK)
+        chunk = merged.get(number)
+        if chunk is None:
+            chunk = merged[number] = array("Q", chunks.get(number, _EMPTY))
+        chunk[place] = total
+    return merged
+
+
+def _put(chunks: Mapping[int, array[int]]) -> Iterator[Statement]:
+    for number, totals in chunks.items():
+        packed = _CHUNK.pack(*totals)
+        yield schema.PUT_TREE, (number, packed, blob_checksum(number, packed))
