@@ -8,7 +8,7 @@ Two promises:
 * Ballots of one folder only grow, over restarts too: before a ballot leaves the node, a ceiling above it is on disk
   (`when_durable`), and a node starts from its ceiling. No second ballot is ever the same.
 * The physical part follows the monotonic clock. The wall clock is looked at now and then (`follow_wall`), and a
-  step of it beyond the allowed offset is not followed.
+  step of it beyond the allowed offset is followed only once a majority of the members' wall clocks agree with it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from cluster.clock import Clock
 from cluster.tasks import safely
-from storage.ballot import COUNTER_BITS, COUNTERS_MAX, EPOCH_MS, NONE, SLOT_BITS
+from storage.ballot import COUNTER_BITS, COUNTERS_MAX, EPOCH_MS, NONE, SLOT_BITS, SLOTS_MAX, unix_ms_of
 
 BALLOT_MS_SHIFT = COUNTER_BITS + SLOT_BITS
 
@@ -61,10 +61,26 @@ class BallotClock:
         self._last = max(physical, self._last + 1, (above >> SLOT_BITS) + 1)
         return (self._last << SLOT_BITS) | self._slot
 
+    @property
+    def highest(self) -> int:
+        """No ballot that was given out or absorbed is above this one."""
+        return (self._last << SLOT_BITS) | (SLOTS_MAX - 1)
+
     def absorb(self, ballot: int) -> None:
-        """From now on ballots are above this one, which another node gave out."""
-        stamp = ballot >> SLOT_BITS
-        self._last = max(self._last, stamp)
+        """From now on ballots are above this one, which another node gave out.
+
+        Unless it is no clock's: that one must not use up the numbers.
+        """
+        if ballot < self.credible_max:
+            self._last = max(self._last, ballot >> SLOT_BITS)
+
+    def horizon(self, ballot: int, allowed_offset_s: float) -> int:
+        """No write that is under way now, beside the one of this ballot, has an origin above this one.
+
+        Unless the clock of its node is further ahead than is allowed.
+        """
+        latest_ms = max(self.now_ms(), unix_ms_of(ballot)) + int(allowed_offset_s * 1000) + 1
+        return (latest_ms - EPOCH_MS) << BALLOT_MS_SHIFT
 
     def check_durable(self) -> bool:
         """Whether a ceiling above every ballot given out is on disk; asks for the next one in good time."""
@@ -101,10 +117,13 @@ class BallotClock:
         self._ceiling_ms, self._asked_ms = min(self._ceiling_ms, ceiling_ms), SEALED_MS
         return ceiling_ms
 
-    def follow_wall(self, allowed_offset_s: float) -> float:
-        """Sets the physical part by the wall clock, unless that stepped too far. Gives the step in seconds."""
+    def follow_wall(self, allowed_offset_s: float, *, is_shared: bool = False) -> float:
+        """Sets the physical part by the wall clock, unless that stepped too far. Gives the step in seconds.
+
+        is_shared: whether a majority of the members' wall clocks agree with ours; then any step is followed.
+        """
         step_ms = self._clock.wall_ms() - self.now_ms()
-        if abs(step_ms) <= allowed_offset_s * 1000:
+        if is_shared or abs(step_ms) <= allowed_offset_s * 1000:
             self._offset_ms += step_ms
         self.credible_max = self._bound()
         return step_ms / 1000

@@ -24,7 +24,7 @@ from cluster.coordination.merge_back import MergeBack
 from cluster.coordination.primary import Primary
 from cluster.link.transport import Transport
 from cluster.membership.failure_detector import HEARTBEAT_INTERVAL_S
-from cluster.membership.fitness import Fitness, Roster
+from cluster.membership.fitness import Bar, Fitness, Roster
 from cluster.membership.topology import Topology
 from cluster.protocol.messages import (
     Alive,
@@ -40,11 +40,22 @@ from cluster.protocol.messages import (
     Unfit,
 )
 from cluster.protocol.prepared import PREPARED_MS_MAX, PreparedBallots
+from cluster.repair.disk_watch import RESERVE_BYTES, DiskWatch
 from cluster.repair.hash_trees import HashTrees
 from cluster.replica.marks import PartitionMarks
 from cluster.replica.replica import Replica, Respond
-from cluster.requests import ListOutcome, ListRequest, ReadOutcome, ReadRequest, WriteOutcome, WriteRequest
+from cluster.requests import (
+    ListOutcome,
+    ListRequest,
+    NoRoom,
+    ReadOutcome,
+    ReadRequest,
+    Unavailable,
+    WriteOutcome,
+    WriteRequest,
+)
 from cluster.tasks import Tasks
+from cluster.wall_watch import WallWatch
 from storage.ballot import unix_ms_of
 from storage.engine import Engine
 from storage.group_commit import GroupCommit
@@ -72,6 +83,7 @@ class ClusterNode:
         tasks: Tasks,
         cache_bytes_max: int,
         clock_offset_max_s: float,
+        disk_reserve_bytes: int = RESERVE_BYTES,
     ) -> None:
         """The engine is open, and `commits` writes to it."""
         self.slot, self._topology, self._engine, self._commits = slot, topology, engine, commits
@@ -99,17 +111,24 @@ class ClusterNode:
         self.handover = Handover(self.context, self.primary, topology, slot)
         self.context.hand_over = self.handover.submit
         self.merge_back = MergeBack(self.context, topology, commits.forget)
-        self._coordinator = Coordinator(self.context, self.replica, topology, slot, self.replica.keep_aside)
+        self._coordinator = Coordinator(
+            self.context, self.replica, topology, slot, self.replica.keep_aside, clock_offset_max_s
+        )
         self._listing = Listing(self.context, self._coordinator.read, topology, slot)
-        self._clock_offset_max_s = clock_offset_max_s
-        self._has_wall_stepped = False
-        self.peer_wall_offset_ms: dict[int, int] = {}
-        """How far each peer's wall clock was ahead of ours at its last heartbeat, by slot."""
+        self.disk_watch = DiskWatch(engine, commits, self.fitness, disk_reserve_bytes)
+        self.wall_watch = WallWatch(clock, self.ballots, self.fitness, topology, slot, clock_offset_max_s)
         self.peer_commit_sequence: dict[int, int] = {}
         """The highest commit sequence heard from each peer, by slot."""
 
+    async def load(self) -> None:
+        """Brings into memory what is on disk; to be awaited before anything is asked of this node. Commits must run."""
+        if self._engine.leaves_are_lost:
+            log.warning("the hash trees on disk are damaged; they are built anew from all rows")
+            await self._commits.wait(self._commits.set_all_leaves(await self.trees.rebuild(self._engine)))
+
     async def start(self) -> None:
         """Begins to beat and to merge back what was kept aside before."""
+        self._tasks.spawn(self.disk_watch.run(), "watch the disk")
         for (key, _), record in (await self._engine.kept_aside()).items():
             self.merge_back.add(key, record)
         self._tasks.spawn(self.merge_back.run(), "merge back")
@@ -123,7 +142,18 @@ class ClusterNode:
 
     async def write(self, request: WriteRequest) -> WriteOutcome:
         """Writes or deletes a key."""
+        refusal = self._refusal(request) if self.fitness.bars else None
+        if refusal is not None:
+            return refusal
         return await self._coordinator.write(request)
+
+    def _refusal(self, request: WriteRequest) -> WriteOutcome | None:
+        """What a client is told whose write must not begin here, while other nodes may take it."""
+        if (reason := self.fitness.why(Bar.READ_ONLY)) is not None:
+            return NoRoom(reason)
+        if (reason := self.fitness.why(Bar.BAD_CLOCK)) is not None:
+            return Unavailable(request.needed, 0, (), reason)
+        return None
 
     async def page(self, request: ListRequest) -> ListOutcome:
         """Lists keys."""
@@ -159,7 +189,7 @@ class ClusterNode:
             self.replica.handle(request, respond, token)  # type: ignore[arg-type]
 
     def _beat_heard(self, beat: Heartbeat, respond: Respond, token: int) -> None:
-        self.roster.told(beat.slot, beat.fitness)
+        self.roster.told(beat.slot, beat.fitness | self.wall_watch.seen(beat.slot))
         respond(token, Alive(self._clock.wall_ms(), self._engine.commit_sequence, self.fitness.bars))
 
     def _propose(self, forward: Forward, age_ms: int, respond: Respond, token: int) -> None:
@@ -167,6 +197,10 @@ class ClusterNode:
         if left_s <= 0:
             # Whoever asked has told its client "unknown" by now: to apply it after that would be a surprise.
             respond(token, Unfit("its time was used up when it arrived"))
+            return
+        reason = self.fitness.why_no_writes() if self.fitness.bars else None
+        if reason is not None:
+            respond(token, Unfit(reason))
             return
         if self.slot not in self._topology().replicas_of(forward.key):
             respond(token, Unfit("this node holds no replica of the key"))
@@ -181,10 +215,15 @@ class ClusterNode:
     async def _scan(self, scan: Scan, respond: Respond, token: int) -> None:
         respond(token, await self.replica.scan(scan))
 
+    def why_refuse(self, slot: int) -> str | None:
+        """Why nothing that changes anything is taken from this peer now; None when it is."""
+        return self.wall_watch.why_refuse(slot)
+
     # -- the beat ----------------------------------------------------------------------------------------------
 
     async def _beat(self) -> None:
         while True:
+            beaten = partial(self._beaten, self._clock.monotonic_s())
             for member in self._topology().members:
                 if member.slot != self.slot:
                     beat = Heartbeat(
@@ -194,21 +233,14 @@ class ClusterNode:
                         self.slot,
                         self._engine.incarnation,
                     )
-                    self._transport.send(member.slot, beat, self._beaten)
-            self._follow_wall()
+                    self._transport.send(member.slot, beat, beaten)
+            self.wall_watch.look()
             await asyncio.sleep(HEARTBEAT_INTERVAL_S)
 
-    def _follow_wall(self) -> None:
-        step_s = self.ballots.follow_wall(self._clock_offset_max_s)
-        has_stepped = abs(step_s) > self._clock_offset_max_s
-        if has_stepped and not self._has_wall_stepped:
-            log.warning("the wall clock stepped; ballots go on from before", step_s=round(step_s, 3))
-        self._has_wall_stepped = has_stepped
-
-    def _beaten(self, slot: int, answer: Answer) -> None:
+    def _beaten(self, sent_s: float, slot: int, answer: Answer) -> None:
         if isinstance(answer, Alive):
-            self.roster.told(slot, answer.fitness)
-            self.peer_wall_offset_ms[slot] = answer.wall_ms - self._clock.wall_ms()
+            self.wall_watch.heard(slot, answer.wall_ms, sent_s)
+            self.roster.told(slot, answer.fitness | self.wall_watch.seen(slot))
             highest = max(answer.commit_sequence, self.peer_commit_sequence.get(slot, 0))
             self.peer_commit_sequence[slot] = highest
 

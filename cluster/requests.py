@@ -8,6 +8,7 @@ type whether the write is applied, surely not applied, or unknown; nothing else 
     ├── Conflict            no: the condition was false at a settled value
     ├── Unavailable         no: too few replicas, known before anything was sent
     ├── Overloaded          no: too many requests wait already
+    ├── NoRoom              no: the disk of the node that was asked is full
     └── Unknown             may be, now or later
 
     ReadOutcome, ListOutcome
@@ -127,12 +128,20 @@ class Unavailable(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3)
     needed: int
     got: int
     replicas: tuple[str, ...]
+    reason: str = ""
+    """In words, where it is the node that was asked that can't do it now: what is wrong, and what to do."""
 
 
 class Overloaded(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     """Too much waits already; surely not applied. Worth trying again after retry_after_s."""
 
     retry_after_s: float
+
+
+class NoRoom(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The disk of the node that was asked is full, and it says so in words; surely not applied."""
+
+    reason: str
 
 
 class Unknown(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
@@ -162,6 +171,6 @@ class Listed(msgspec.Struct, frozen=True, gc=False):
     replicas: tuple[str, ...]
 
 
-WriteOutcome = Written | Conflict | Unavailable | Overloaded | Unknown
+WriteOutcome = Written | Conflict | Unavailable | Overloaded | NoRoom | Unknown
 ReadOutcome = Found | Unavailable | Overloaded | TimedOut
 ListOutcome = Listed | Unavailable | Overloaded | TimedOut

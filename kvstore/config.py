@@ -73,8 +73,10 @@ class NodeConfig:
     """Requests worked on at once; the next is told to come back."""
     body_bytes_in_flight_max: int = 256 << 20
     """Request bodies in memory at once; the next is told to come back."""
+    disk_reserve_bytes: int = 64 << 20
+    """Room that is left on the disk when writes are refused; of a small disk a twentieth at most."""
     clock_offset_max_s: float = 5.0
-    """How far a step of the wall clock is followed; a larger one is logged and not."""
+    """How far a wall clock may be off from a majority of the members' before its node is refused."""
     drain_timeout_s: float = 10.0
     """How long a stopping node finishes what it has begun."""
     log_format: str = "auto"

@@ -39,7 +39,7 @@ CONNECTIONS_MAX = 64
 """Per client: more would only queue inside the nodes."""
 
 _READS = frozenset({"GET", "HEAD"})
-_ASK_ELSEWHERE_NEXT = frozenset({503, 504})  # it may be the node that is cut off, not the cluster
+_ASK_ELSEWHERE_NEXT = frozenset({503, 504, 507})  # it may be the node that is cut off or full, not the cluster
 _PLAIN_HEADERS = {"Accept-Encoding": "identity"}  # a value's bytes come as they are
 
 

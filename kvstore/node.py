@@ -12,14 +12,16 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from random import Random
 
 import structlog
 
-from cluster.clock import SystemClock
+from cluster.clock import TEST_CLOCK, BentClock, Clock, SystemClock
 from cluster.link.dialler import Peer
 from cluster.link.handshake import PROTOCOL_VERSION, Identity
 from cluster.link.transport import PeerTransport
+from cluster.membership.fitness import WORDS, Bar
 from cluster.membership.membership import Membership
 from cluster.membership.placement import partition_of
 from cluster.membership.topology import Topology, decode_topology, encode_topology, form
@@ -57,7 +59,7 @@ class Node:
 
     def __init__(self, config: NodeConfig) -> None:
         self._config = config
-        self._clock = SystemClock()
+        self._clock = _clock()
         self._random = Random()
         self._tasks = Tasks()
         self._engine = SqliteEngine(config.data)
@@ -82,6 +84,7 @@ class Node:
             self._tasks,
             admit=self._membership.admit,
             on_request=self._on_request,
+            why_refuse=self._why_refuse,
         )
         self._cluster = ClusterNode(
             slot=self.slot,
@@ -94,8 +97,10 @@ class Node:
             tasks=self._tasks,
             cache_bytes_max=config.cache_bytes_max,
             clock_offset_max_s=config.clock_offset_max_s,
+            disk_reserve_bytes=config.disk_reserve_bytes,
         )
         self._commits.start()
+        await self._cluster.load()
         self._http = HttpServer(config, self, self, self.metrics, self._clock.wall_ms)
         self._register_metrics()
         peers = [
@@ -180,6 +185,10 @@ class Node:
         else:
             respond(token, Unfit("this node's topology is still forming"))
 
+    def _why_refuse(self, name: str) -> str | None:
+        member = self._membership.topology.by_name.get(name)
+        return None if member is None else self._cluster.why_refuse(member.slot)
+
     # -- Backend -----------------------------------------------------------------------------------------------
 
     async def read(self, request: ReadRequest) -> ReadOutcome:
@@ -259,6 +268,7 @@ class Node:
             zone=member.zone,
             state=self._state(slot),
             incarnation=identity.incarnation if identity is not None else None,
+            unfit=self._unfit(slot),
         )
 
     def _state(self, slot: int) -> MemberState:
@@ -267,6 +277,14 @@ class Node:
         if self._transport.is_alive(slot):
             return "alive"
         return "suspect" if self._transport.is_connected(slot) else "down"
+
+    def _unfit(self, slot: int) -> tuple[str, ...]:
+        cluster = self._cluster
+        if slot == self.slot:
+            return tuple(cluster.fitness.reasons)
+        seen = cluster.wall_watch.why_refuse(slot)
+        said = cluster.roster.bars.get(slot, Bar(0)) & ~(Bar.BAD_CLOCK if seen else Bar(0))
+        return (*(() if seen is None else (seen,)), *(WORDS[bar] for bar in said))
 
     @property
     def moving(self) -> Sequence[int]:
@@ -346,7 +364,27 @@ class Node:
         metrics.gauge("kvstore_cached_bytes", "Estimated memory of them", lambda: cluster.replica.cached_bytes)
         metrics.gauge("kvstore_kept_aside_records", "Weak writes to merge back", lambda: len(cluster.merge_back))
         metrics.gauge("kvstore_damaged_keys", "Keys that take no part here", lambda: len(cluster.replica.damaged))
+        metrics.gauge(
+            "kvstore_clock_offset_seconds", "How far a peer's wall clock is ahead of ours", self._offsets, ("peer",)
+        )
+        metrics.gauge(
+            "kvstore_clock_refused", "1 while this node's wall clock is off", lambda: int(cluster.wall_watch.is_barred)
+        )
+        metrics.gauge("kvstore_disk_free_bytes", "Room on the disk", lambda: cluster.disk_watch.free_bytes)
+        metrics.gauge(
+            "kvstore_disk_full", "1 while this node is read-only", lambda: int(cluster.disk_watch.is_read_only)
+        )
         metrics.gauge("kvstore_conversations", "Rounds under way", lambda: len(cluster.context.sweeper))
+
+    def _offsets(self) -> Mapping[tuple[str, ...], float]:
+        by_slot = self._membership.topology.by_slot
+        return {(by_slot[slot].name,): offset_s for slot, offset_s in self._cluster.wall_watch.offsets_s().items()}
+
+
+def _clock() -> Clock:
+    """The machine's clock, or for tests one that is bent by the file that the environment names."""
+    file = os.environ.get(TEST_CLOCK)
+    return BentClock(Path(file)) if file else SystemClock()
 
 
 async def serve(config: NodeConfig) -> int:

@@ -22,7 +22,7 @@ from cluster.membership.topology import Topology
 from cluster.protocol.changes import SETTLE, Put
 from cluster.protocol.messages import Outcome, Settled
 from cluster.protocol.reader import Agreed, NeedsSettling, Newest, StrongRead, WeakRead
-from cluster.protocol.weak_write import Stuck, Taken, WeakWrite
+from cluster.protocol.weak_write import Outrun, Stuck, Taken, WeakWrite
 from cluster.replica.replica import Replica
 from cluster.requests import (
     Found,
@@ -36,6 +36,7 @@ from cluster.requests import (
     WriteRequest,
     Written,
 )
+from storage.ballot import NONE
 from storage.record import Record
 
 KeepAside = Callable[[bytes, Record, Callable[[], None]], None]
@@ -52,8 +53,9 @@ class Coordinator:
         topology: Callable[[], Topology],
         own_slot: int,
         keep_aside: KeepAside,
+        clock_offset_max_s: float,
     ) -> None:
-        self._context, self._replica = context, replica
+        self._context, self._replica, self._clock_offset_max_s = context, replica, clock_offset_max_s
         self._is_readable = context.roster.is_readable
         self._topology, self._own_slot, self._keep_aside = topology, own_slot, keep_aside
         self._turn = 0
@@ -87,7 +89,7 @@ class Coordinator:
             alive = self._context.roster.writable(topology.replicas_of(request.key))
             if len(alive) < request.needed:
                 return Unavailable(request.needed, len(alive), topology.names(alive))
-            _WeakWriting(self._context, topology, request, deadline_s, outcome, self._keep_aside).start()
+            _WeakWriting(self, topology, request, deadline_s, outcome).start()
         return await outcome
 
     def _nearest_first(self, slots: tuple[int, ...]) -> tuple[int, ...]:
@@ -105,20 +107,26 @@ class Coordinator:
 class _WeakWriting:
     """One weak or eventual write on its way."""
 
-    __slots__ = ("_context", "_deadline_s", "_keep_aside", "_outcome", "_record", "_request", "_topology", "_write")
+    __slots__ = ("_coordinator", "_deadline_s", "_outcome", "_record", "_request", "_topology", "_write")
 
     def __init__(
         self,
-        context: Context,
+        coordinator: Coordinator,
         topology: Topology,
         request: WriteRequest,
         deadline_s: float,
         outcome: asyncio.Future[WriteOutcome],
-        keep_aside: KeepAside,
     ) -> None:
-        self._context, self._topology, self._request = context, topology, request
-        self._deadline_s, self._outcome, self._keep_aside = deadline_s, outcome, keep_aside
-        ballot = context.ballots.tick()
+        self._coordinator, self._topology, self._request = coordinator, topology, request
+        self._deadline_s, self._outcome = deadline_s, outcome
+        # A record that lies here may be stamped far ahead, by a clock that was wrong before this node last started.
+        state = coordinator._replica.peek(request.key)
+        self._make_record(above=NONE if state is None else state.ballot)
+
+    def _make_record(self, above: int) -> None:
+        ballots, allowed_s = self._coordinator._context.ballots, self._coordinator._clock_offset_max_s
+        request, topology = self._request, self._topology
+        ballot = ballots.tick(above)
         self._record = Record(ballot, ballot, True, request.value, request.content_type)
         self._write = WeakWrite(
             request.key,
@@ -127,24 +135,29 @@ class _WeakWriting:
             majority=topology.majority,
             replicas=topology.n,
             name_of=lambda slot: topology.by_slot[slot].name,
+            horizon=lambda ballot: ballots.horizon(ballot, allowed_s),
         )
 
     def start(self) -> None:
         """Begins."""
         key, slots = self._request.key, self._topology.replicas_of(self._request.key)
-        Drive(self._context, key, self._write.run(), slots, self._deadline_s, self._ended, self._fell_short).start()
+        context = self._coordinator._context
+        Drive(context, key, self._write.run(), slots, self._deadline_s, self._ended, self._fell_short).start()
 
-    def _ended(self, end: Taken | Stuck) -> None:
+    def _ended(self, end: Taken | Stuck | Outrun) -> None:
         if isinstance(end, Taken):
             names = tuple(sorted(self._write.taken))
             _set(self._outcome, Written(self._record.origin, len(names), names))
+        elif isinstance(end, Outrun):
+            self._make_record(above=end.highest)
+            self.start()
         else:
             self._fell_short()
 
     def _fell_short(self) -> None:
         """Not enough, and no time or no way to go on."""
         if self._write.must_be_kept:
-            self._keep_aside(self._request.key, self._record, self._answer)
+            self._coordinator._keep_aside(self._request.key, self._record, self._answer)
         else:
             self._answer()
 
@@ -195,6 +208,8 @@ class _Reading:
             )
             return
         names = self._topology.names(end.slots)
+        if end.record is not None:  # whoever read it here and writes here next means to replace it
+            self._coordinator._context.ballots.absorb(end.record.ballot)
         _set(self._outcome, Found(end.record, len(names), names))
         Repair(self._coordinator._context, self._topology, self._request.key).begin(end.record, self._read.held)
 

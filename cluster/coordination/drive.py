@@ -18,7 +18,7 @@ from cluster.clock import Clock
 from cluster.link.transport import Transport
 from cluster.membership.fitness import Roster
 from cluster.protocol.changes import Change
-from cluster.protocol.messages import Answer, Outcome, Read
+from cluster.protocol.messages import Answer, Outcome, Read, Refused
 from cluster.protocol.quorum import Quorum, Verdict
 from cluster.protocol.steps import Answers, Ask, HandOver, Pause, Step
 from cluster.tasks import safely
@@ -228,11 +228,16 @@ class _Round:
 
     def on_answer(self, slot: int, answer: Answer) -> None:
         """Counts it; resumes the conversation once the vote is decided."""
+        if type(answer) is Refused:  # late or not: the clock absorbs every ballot that it is told
+            self.drive._context.ballots.absorb(answer.highest)
         if self.drive._round is not self:
             return
         self.answers.append((slot, answer))
         is_granted = type(answer) is self.grant if self.grants is None else self.grants(answer)
         verdict = self.quorum.add(is_granted)
-        if verdict is Verdict.PENDING or (verdict is Verdict.ACHIEVED and self.ask.linger and self.quorum.outstanding):
+        if verdict is Verdict.PENDING:
+            return
+        waits = self.ask.linger if verdict is Verdict.ACHIEVED else self.ask.hear_out
+        if waits and self.quorum.outstanding:
             return
         self.drive.advance(self.answers)

@@ -37,7 +37,18 @@ from cluster.link.handshake import (
     prove,
 )
 from cluster.membership.topology import Topology, encode_topology
-from cluster.protocol.messages import Forwarded, Held, Promised, Reply, Request, Scanned, Settled, WrongEpoch
+from cluster.protocol.messages import (
+    Forwarded,
+    Held,
+    Promised,
+    Reply,
+    Request,
+    Scanned,
+    Settled,
+    Unfit,
+    WrongEpoch,
+    is_harmless,
+)
 from cluster.replica.replica import SCAN_VALUE_BYTES_MAX, Respond
 from cluster.tasks import safely
 from storage.record import Record
@@ -73,8 +84,13 @@ class Listener:
         topology: Callable[[], Topology],
         on_hello: Callable[[Identity], str | None],
         on_request: OnRequest,
+        why_refuse: Callable[[str], str | None] | None = None,
     ) -> None:
-        """on_hello may refuse a peer with a reason."""
+        """on_hello may refuse a peer with a reason.
+
+        why_refuse(name) gives the reason to answer a peer Unfit for all that is not harmless, or None.
+        """
+        self._why_refuse = why_refuse
         self._identity, self._secret, self._clock, self._random = identity, secret, clock, random
         self._topology, self._on_hello, self._on_request = topology, on_hello, on_request
         self._connections: set[_Connection] = set()
@@ -148,9 +164,13 @@ class _Connection(FramedConnection):
                 self.respond(number, refusal)
             return
         age_ms = self._age_ms(requests.sent_ms)
-        on_request = self._listener._on_request
+        on_request, why_refuse = self._listener._on_request, self._listener._why_refuse
+        reason = why_refuse(self._peer) if why_refuse is not None else None
         for number, request in requests.items:
-            safely(on_request, request, age_ms, self.respond, number)
+            if reason is not None and not is_harmless(request):
+                self.respond(number, Unfit(reason))
+            else:
+                safely(on_request, request, age_ms, self.respond, number)
 
     def _age_ms(self, sent_ms: int) -> int:
         """How much longer this frame took than the fastest one.

@@ -52,10 +52,11 @@ class PeerTransport:
         *,
         admit: Callable[[str, str], str | None],
         on_request: OnRequest,
+        why_refuse: Callable[[str], str | None] | None = None,
     ) -> None:
         """on_request handles what comes from peers, and what this node sends to itself.
 
-        admit(name, zone) gives the reason to refuse a peer that proved the secret, or None.
+        admit(name, zone) gives the reason to refuse a peer that proved the secret, or None; why_refuse: see Listener.
         """
         self._admit = admit
         self._topology, self._identity, self._secret = topology, identity, secret
@@ -68,7 +69,14 @@ class PeerTransport:
         self.slot = -1
         self._alive: set[int] = set()
         self._listener = Listener(
-            identity, secret, clock, random, topology=topology, on_hello=self._on_hello, on_request=on_request
+            identity,
+            secret,
+            clock,
+            random,
+            topology=topology,
+            on_hello=self._on_hello,
+            on_request=on_request,
+            why_refuse=why_refuse,
         )
 
     async def start(self, host: str, port: int, slot: int, peers: Iterable[Peer]) -> None:

@@ -23,6 +23,13 @@ class Bar(IntFlag):
     """It has just started, and not enough peers have said yet that its memory is whole."""
 
 
+WORDS = {
+    Bar.READ_ONLY: "read-only: its disk is full",
+    Bar.RECOVERING: "recovering: it lost some of what it had promised and accepted",
+    Bar.BAD_CLOCK: "its wall clock is off",
+    Bar.UNVERIFIED: "just started, and not yet sure that its memory is whole",
+}
+"""What a peer's bars mean, for those who see only the bars."""
 WRITE_BARS = Bar.READ_ONLY | Bar.RECOVERING | Bar.BAD_CLOCK | Bar.UNVERIFIED
 READ_BARS = Bar.RECOVERING | Bar.BAD_CLOCK | Bar.UNVERIFIED
 
@@ -58,6 +65,10 @@ class Fitness:
         """Why this replica can't answer a read, or a prepare or accept, of a key of the partition; None when it can."""
         bars = Bar.UNVERIFIED if reads else Bar.UNVERIFIED | Bar.BAD_CLOCK | Bar.READ_ONLY
         return self._reason(bars | Bar.RECOVERING if partition in self.recovering else bars)
+
+    def why(self, bar: Bar) -> str | None:
+        """The reason of this one; None when it does not stand."""
+        return self._reasons.get(bar)
 
     @property
     def reasons(self) -> list[str]:

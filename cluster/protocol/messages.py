@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from cluster.protocol.changes import Change
+from cluster.protocol.changes import Change, Settle
 from cluster.protocol.repair_messages import (
     CompareEntries,
     CompareLeaves,
@@ -130,7 +130,9 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True, gc=False):
     incarnation: str
     """Of the folder that it last worked on as a full member."""
     commit_sequence: int
-    """The highest that was heard from it."""
+    """The highest that was heard from it before the run of its process that asks."""
+    is_superseded: bool = False
+    """Another run of its process came after the one that asks: two work on copies of one folder."""
 
 
 class Alive(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=29):
@@ -142,6 +144,8 @@ class Alive(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=29):
     """What this node can do just now: the bits of membership/fitness.py."""
     remembered: Remembered | None = None
     """What this node remembers of the one that beats; None when it never heard of it."""
+    ballot: Ballot = NONE
+    """No ballot that this node gave out or was told of so far is above this one."""
 
 
 # -- requests --------------------------------------------------------------------------------------------------
@@ -207,6 +211,8 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
     """Of the node that beats."""
     incarnation: str = ""
     """Of the folder that it works on."""
+    boot: int = 0
+    """Drawn anew at each start: tells one run of its process from another (membership/peer_memory.py)."""
 
 
 Request = (
@@ -248,3 +254,14 @@ Reply = (
 Answer = Reply | Lost
 """What the asking side gets: a reply, or the news that none will come."""
 ReplicaRequest = Read | Prepare | Accept
+
+
+def is_harmless(request: Request) -> bool:
+    """Whether the request may be granted to a node whose clock is off: it brings no ballot, and no write, of that one.
+
+    Without heartbeats nobody would learn that the clock is right again.
+    """
+    kind = type(request)
+    if kind is Forward:
+        return type(request.change) is Settle  # type: ignore[union-attr]
+    return kind is Heartbeat or kind is Read or kind is Scan

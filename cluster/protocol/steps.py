@@ -33,6 +33,8 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     """Go on after a moment even without enough, so that others can be asked."""
     linger: bool = False
     """With enough, wait a moment more for the rest."""
+    hear_out: bool = False
+    """Without hope for enough, wait for the rest all the same: what nobody took may be begun anew."""
 
 
 class Pause(msgspec.Struct, frozen=True, gc=False):

@@ -8,6 +8,11 @@ at most once. Never is it sent again under another ballot: a copy may be accepte
        key's primary, which queues it behind the strong writes that stand in its way.
     3. no primary, or no majority for it: accept again, without yielding.
     4. refused again: kept aside on this node's disk and merged later; nobody knows yet.
+
+A replica may hold an origin so far ahead that no clock which is right can have given it out: a node whose clock was
+wrong wrote it. Such a record does not supersede a write, or the write would be acknowledged and never be read. Where
+every replica has said that it did not take the write, it surely is nowhere, and begins anew, under a fresh ballot
+above that origin. Where one may have it, or will get it, nobody may say that it is written, nor send it again.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from cluster.protocol.messages import Accept, Accepted, Answer, Lost, Outcome, R
 from cluster.protocol.spread import Spread
 from cluster.protocol.steps import Answers, Ask, HandOver, Pause, Step
 from cluster.requests import Unknown, Written
-from storage.ballot import NONE
+from storage.ballot import BALLOT_MAX, NONE
 from storage.record import Record
 
 
@@ -34,12 +39,28 @@ class Stuck(msgspec.Struct, frozen=True, gc=False):
     """It can't be brought in now."""
 
 
+class Outrun(msgspec.Struct, frozen=True, gc=False):
+    """It surely is nowhere, and an origin from too far ahead stands in its way: begin anew, above this ballot."""
+
+    highest: int
+
+
 class WeakWrite:
     """One weak or eventual write of one key. All but `run` may be looked at from outside at any moment."""
 
     def __init__(
-        self, key: bytes, record: Record, *, needed: int, majority: int, replicas: int, name_of: Callable[[int], str]
+        self,
+        key: bytes,
+        record: Record,
+        *,
+        needed: int,
+        majority: int,
+        replicas: int,
+        name_of: Callable[[int], str],
+        horizon: Callable[[int], int] = lambda ballot: BALLOT_MAX,
     ) -> None:
+        """horizon(ballot): above it lies no origin that a clock which is right gave out by now."""
+        self._horizon = horizon
         self.key, self.record, self.needed, self.majority, self.replicas = key, record, needed, majority, replicas
         self._name_of = name_of
         self.taken: set[str] = set()
@@ -49,15 +70,19 @@ class WeakWrite:
         self.must_be_kept = False
         """Whether it was refused and not merged: then it must be kept aside on disk."""
 
-    def run(self) -> Generator[Step, Answers, Taken | Stuck]:
+    def run(self) -> Generator[Step, Answers, Taken | Stuck | Outrun]:
         """The whole conversation."""
         yielding, attempt = True, 0
         while True:
             answers = yield from self._accept(yielding)
             if len(self.taken) >= self.needed:
                 return Taken()
-            if any(stands_back(answer, self.record) for _, answer in answers):
+            if any(self.is_from_afar(answer) for _, answer in answers) and not self.may_be_applied:
+                return Outrun(max(answer.highest for _, answer in answers if type(answer) is Refused))
+            if any(self.stands_back(answer) for _, answer in answers):
                 outcome = yield from self._merge()
+                if isinstance(outcome, Settled) and self._is_too_far(outcome.record):
+                    return Stuck()
                 if isinstance(outcome, Settled) and outcome.record is not None and len(self.taken) < self.needed:
                     yield from self._spread(outcome.record)
                 if len(self.taken) >= self.needed:
@@ -74,12 +99,14 @@ class WeakWrite:
     def _accept(self, yielding: bool) -> Generator[Step, Answers, Answers]:
         before, self.may_be_applied = self.may_be_applied, True
         accept = Accept(self.key, self.record, NONE, yielding)
-        answers = yield Ask(accept, self.needed, grants=self.is_taken, hedge=True)
+        answers = yield Ask(accept, self.needed, grants=self.is_taken, hedge=True, hear_out=True)
         kinds = [answer for _, answer in answers]
-        surely_nowhere = len(answers) == self.replicas and all(is_surely_without(answer) for answer in kinds)
+        surely_nowhere = len(answers) == self.replicas and all(
+            is_surely_without(answer, self.record) for answer in kinds
+        )
         self.may_be_applied = before or not surely_nowhere
         self.taken.update(self._name_of(slot) for slot, answer in answers if self.is_taken(answer))
-        self.must_be_kept = self.must_be_kept or any(stands_back(answer, self.record) for answer in kinds)
+        self.must_be_kept = self.must_be_kept or any(self.stands_back(answer) for answer in kinds)
         return answers
 
     def _merge(self) -> Generator[Step, Answers, Outcome]:
@@ -88,6 +115,10 @@ class WeakWrite:
         outcome = cast(Outcome, (yield HandOver(Merge(self.record), max(self.needed, self.majority))))
         if isinstance(outcome, Written | Settled):
             self.must_be_kept = False
+        if isinstance(outcome, Settled) and self._is_too_far(outcome.record):
+            # What settled there was written with a wrong clock. This write may have been there before it, and gone.
+            return outcome
+        if isinstance(outcome, Written | Settled):
             self.taken.update(outcome.replicas)
         elif not isinstance(outcome, Unknown):
             self.may_be_applied = before
@@ -100,7 +131,18 @@ class WeakWrite:
 
     def is_taken(self, answer: Answer) -> bool:
         """Whether this answer acknowledges the write."""
-        return is_taken(answer, self.record)
+        return is_taken(answer, self.record) and not self.is_from_afar(answer)
+
+    def stands_back(self, answer: Answer) -> bool:
+        """Whether a merge round has to bring the write in at this replica."""
+        return type(answer) is Refused and not self.is_taken(answer)
+
+    def is_from_afar(self, answer: Answer) -> bool:
+        """Whether the replica holds what only a clock that is wrong can have written."""
+        return type(answer) is Refused and answer.origin > self._horizon(self.record.ballot)
+
+    def _is_too_far(self, settled: Record | None) -> bool:
+        return settled is not None and settled.origin > self._horizon(self.record.ballot)
 
 
 def is_taken(answer: Answer, record: Record) -> bool:
@@ -114,16 +156,11 @@ def is_taken(answer: Answer, record: Record) -> bool:
     return type(answer) is Refused and answer.weak and answer.origin >= record.origin
 
 
-def stands_back(answer: Answer, record: Record) -> bool:
-    """Whether a merge round has to bring the write in at this replica."""
-    return type(answer) is Refused and not is_taken(answer, record)
-
-
-def is_surely_without(answer: Answer) -> bool:
-    """Whether the replica surely did not accept it: it refused, could not, or was never asked.
+def is_surely_without(answer: Answer, record: Record) -> bool:
+    """Whether the replica surely did not accept it by this message: it refused, could not, or was never asked.
 
     That it holds this very write (superseded by itself) says the contrary.
     """
     if type(answer) is Lost:
         return not answer.sent
-    return type(answer) is not Accepted and not (type(answer) is Refused and answer.weak)
+    return type(answer) is not Accepted and not (type(answer) is Refused and answer.origin == record.origin)

@@ -33,6 +33,8 @@ class MemberView(msgspec.Struct, frozen=True):
     state: MemberState
     incarnation: str | None
     """The id of its data folder, 32 hexadecimal digits; None until it has told."""
+    unfit: tuple[str, ...] = ()
+    """What stands against its taking part, in words: what it said, and what this node sees of its clock."""
 
 
 class RepairReport(msgspec.Struct, frozen=True):

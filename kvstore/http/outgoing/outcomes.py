@@ -9,6 +9,7 @@ from cluster.requests import (
     Condition,
     ConditionKind,
     Conflict,
+    NoRoom,
     Overloaded,
     TimedOut,
     Unavailable,
@@ -39,10 +40,13 @@ def write_problem(
     level: Level,
     needed: int,
     condition: Condition,
-    outcome: Conflict | Unavailable | Overloaded | Unknown,
+    outcome: Conflict | Unavailable | Overloaded | NoRoom | Unknown,
 ) -> Problem:
     """Why a write was not, or may not have been, applied."""
     match outcome:
+        case NoRoom(reason=reason):
+            detail = f"Nothing was written: {reason}. Other nodes may have room."
+            problem = Problem("disk-full", detail, outcome="not-applied")
         case Conflict(version=version):
             problem = _conflict(condition, version)
         case Unavailable():
@@ -69,9 +73,13 @@ def _needed(count: int) -> str:
 
 def _too_few(outcome: Unavailable, applied: Outcome, advice: str) -> Problem:
     wanted = "1 replica is" if outcome.needed == 1 else f"{outcome.needed} replicas are"
+    detail = f"{wanted} needed and {outcome.got} could be reached in the time there was{advice}"
+    if outcome.reason:
+        done = "nothing was written" if applied == "not-applied" else "nothing was read"
+        detail = f"This node can't take part now, and {done}: {outcome.reason}. Ask another node."
     return Problem(
         "quorum-unavailable",
-        f"{wanted} needed and {outcome.got} could be reached in the time there was{advice}",
+        detail,
         outcome=applied,
         needed=outcome.needed,
         got=outcome.got,
@@ -95,7 +103,7 @@ def _with_receipt(
     view: ClusterView,
     level: Level,
     needed: int,
-    outcome: Conflict | Unavailable | Overloaded | Unknown | TimedOut,
+    outcome: Conflict | Unavailable | Overloaded | NoRoom | Unknown | TimedOut,
 ) -> Problem:
     acks, replicas = _heard(outcome)
     problem.receipt = receipt(view, level, needed, acks, replicas)
@@ -103,11 +111,11 @@ def _with_receipt(
     return problem
 
 
-def _heard(outcome: Conflict | Unavailable | Overloaded | Unknown | TimedOut) -> tuple[int, Sequence[str]]:
+def _heard(outcome: Conflict | Unavailable | Overloaded | NoRoom | Unknown | TimedOut) -> tuple[int, Sequence[str]]:
     match outcome:
         case Conflict(acks=acks, replicas=replicas):
             return acks, replicas
-        case Overloaded():
+        case Overloaded() | NoRoom():
             return 0, ()
         case _:
             return outcome.got, outcome.replicas

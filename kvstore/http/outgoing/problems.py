@@ -38,6 +38,7 @@ CODES: dict[str, tuple[int, str]] = {
     "quorum-unavailable": (503, "Too few replicas can be reached"),
     "outcome-unknown": (504, "The write may be applied, now or later"),
     "timeout": (504, "Too few replicas answered in time"),
+    "disk-full": (507, "No room on this node's disk"),
     "http-version": (505, "Only HTTP/1.1 and HTTP/1.0"),
 }
 
