@@ -68,6 +68,11 @@ class GroupCommit:
         """Writes the sum of a leaf with the batch that is gathered now; always beside the rows that changed it."""
         self._pending.leaves[leaf] = total
 
+    def mend_leaf(self, leaf: int, total: int) -> int:
+        """Writes the sum of a leaf that was summed up anew, beside no row; the ticket of its batch."""
+        self.set_leaf(leaf, total)
+        return self._put()
+
     def set_all_leaves(self, sums: Mapping[int, int]) -> int:
         """Writes the sums of all leaves, in place of what was lost; the ticket of the batch."""
         self._pending.leaves = dict(sums)
@@ -89,7 +94,7 @@ class GroupCommit:
     @property
     def ticket(self) -> int:
         """The batch that is gathered now: once it is durable, so is all that was put before."""
-        return self._gathering if _size(self._pending) else self._gathering - 1
+        return self._gathering if not _is_empty(self._pending) else self._gathering - 1
 
     def _put(self) -> int:
         if self._idle is not None:
@@ -164,7 +169,8 @@ class GroupCommit:
     async def stop(self) -> None:
         """Commits everything that was put, then ends; what is put after that is never written. Idempotent.
 
-        After a failed commit it just ends.
+        After a failed commit it just ends; so it does while the disk is full, for that may last: those who wait are
+        told DiskFull, and what they put is not there.
         """
         self._stopping = True
         if self._idle is not None:
@@ -176,7 +182,7 @@ class GroupCommit:
         while True:
             if self._alone and not await self._do_alone():
                 return
-            if not _size(self._pending):
+            if _is_empty(self._pending):
                 if self._stopping:
                     self._refuse_alone()
                     return
@@ -185,8 +191,10 @@ class GroupCommit:
             self._under_way, self._pending = self._pending, Batch()
             ticket, self._gathering = self._gathering, self._gathering + 1
             try:
-                if not await self._write_when_there_is_room():
-                    return
+                await self._write_when_there_is_room()
+            except DiskFull as failure:
+                self._end_with(failure)
+                return
             except Exception as failure:
                 self._fail(failure)
                 return
@@ -220,8 +228,8 @@ class GroupCommit:
             if not done.done():
                 done.set_exception(StorageError("nothing is written to this folder any more"))
 
-    async def _write_when_there_is_room(self) -> bool:
-        """Writes the batch under way, however long the disk is full; False when that lasts until the end.
+    async def _write_when_there_is_room(self) -> None:
+        """Writes the batch under way, however long the disk is full; raises DiskFull when that lasts until the end.
 
         Nobody was told of it, so that it waits breaks no promise, and nothing of it is on disk until it is written.
         """
@@ -231,11 +239,11 @@ class GroupCommit:
             except DiskFull:
                 self.is_full = True
                 if self._stopping:
-                    return False
+                    raise
                 await asyncio.sleep(FULL_RETRY_S)
             else:
                 self.is_full = False
-                return True
+                return
 
     async def _until_woken(self) -> None:
         self._idle = asyncio.get_running_loop().create_future()
@@ -251,13 +259,17 @@ class GroupCommit:
             idle.set_result(None)
 
     def _fail(self, failure: BaseException) -> None:
+        self._end_with(failure)
+        self._on_failure(failure)
+
+    def _end_with(self, failure: BaseException) -> None:
+        """Nothing is written any more, and whoever waits is told why."""
         self._failure = failure
         self._callbacks.clear()
         for durable in self._waiting:
             if not durable.done():
                 durable.set_exception(failure)
         self._refuse_alone()
-        self._on_failure(failure)
 
     def _call(self, callback: Callable[[], None]) -> None:
         try:
@@ -271,3 +283,7 @@ class GroupCommit:
 def _size(batch: Batch) -> int:
     rows = len(batch.states) + len(batch.keep) + len(batch.forget) + len(batch.facts)
     return rows + len(batch.drop) + len(batch.hints) + len(batch.drop_hints) + batch.leaves_are_all
+
+
+def _is_empty(batch: Batch) -> bool:
+    return not _size(batch) and not batch.leaves

@@ -15,11 +15,14 @@ from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 
 from storage.ballot import NONE
+from storage.engine import Engine
 from storage.keyspace import HASH_BITS, bounds_of, hash_of
 
 LEAVES = 256
 """Leaves per partition: a partition's row of sums is 2 KiB, and with 64 partitions a million keys are 61 a leaf."""
 DIGEST_BYTES = 8
+ROWS_PER_PAGE = 4_096
+"""Rows that a rebuilding has in memory at a time."""
 _MASK = (1 << 64) - 1
 
 
@@ -58,9 +61,36 @@ class HashTrees:
         self._roots[partition] = (self._roots[partition] + change) & _MASK
         return leaf, total
 
+    async def rebuild(self, engine: Engine) -> dict[int, int]:
+        """Sums up all rows anew, for when the sums on disk are lost; gives those that are not 0, for the disk.
+
+        Nothing may be written meanwhile, so it has its place before the node serves.
+        """
+        self._sums, self._roots = array("Q", bytes(8 * self._leaves_in_all)), array("Q", bytes(8 * self._partitions))
+        after, is_complete = None, False
+        while not is_complete:
+            page = await engine.rows(0, 1 << HASH_BITS, after, ROWS_PER_PAGE)
+            for row in page.rows:
+                self.replace(row.key, NONE, row.ballot)
+                after = (hash_of(row.key), row.key)
+            is_complete = page.complete
+        return {leaf: total for leaf, total in enumerate(self._sums) if total}
+
     def root(self, partition: int) -> int:
         """The sum over the whole partition."""
         return self._roots[partition]
+
+    def sum_of(self, leaf: int) -> int:
+        """The sum of one leaf."""
+        return self._sums[leaf]
+
+    def set_sum(self, leaf: int, total: int) -> tuple[int, int]:
+        """Puts a leaf right that was summed up anew; gives it and its sum, for the disk."""
+        total &= _MASK
+        partition = leaf // LEAVES
+        self._roots[partition] = (self._roots[partition] + total - self._sums[leaf]) & _MASK
+        self._sums[leaf] = total
+        return leaf, total
 
     def leaf_sums(self, partition: int) -> list[int]:
         """The sums of its leaves, in order."""

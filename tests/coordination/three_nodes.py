@@ -256,6 +256,7 @@ async def form_cluster(count: int = 3, *, replicas: int = 3) -> Cluster:
     for slot in range(count):
         await cluster.add(slot)
     for node in cluster.nodes:
+        await node.load()
         await node.start()
     return cluster
 
