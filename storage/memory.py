@@ -58,6 +58,8 @@ class MemoryFolder:
     hints: dict[int, Hint] = field(default_factory=dict)
     damaged: dict[bytes, str] = field(default_factory=dict)
     """Keys whose row has rotted, with the reason; writing the key anew mends it."""
+    damaged_hints: dict[int, str] = field(default_factory=dict)
+    """Hints that have rotted, with the reason."""
     was_cut_short: str | None = None
     """Set by a test that takes commits away."""
     bytes_free: int = 1 << 40
@@ -81,6 +83,8 @@ class MemoryFolder:
         self.hints.update(batch.hints)
         for number in batch.drop_hints:
             self.hints.pop(number, None)
+        for number in (*batch.hints, *batch.drop_hints):
+            self.damaged_hints.pop(number, None)
         self.kept_aside.update(batch.keep)
         for kept in batch.forget:
             self.kept_aside.pop(kept, None)
@@ -210,13 +214,17 @@ class MemoryEngine:
         """See Engine."""
         self._refuse_if_unusable()
         found: dict[int, Hint] = {}
+        damaged: dict[int, str] = {}
         size = 0
         for number in sorted(number for number in self.folder.hints if number > after):
             if len(found) >= limit or (found and size >= value_bytes_max):
-                return HintPage(found, complete=False)
+                return HintPage(found, complete=False, damaged=damaged)
+            if number in self.folder.damaged_hints:
+                damaged[number] = self.folder.damaged_hints[number]
+                continue
             found[number] = self.folder.hints[number]
             size += len(found[number].record.value or b"")
-        return HintPage(found, complete=True)
+        return HintPage(found, complete=True, damaged=damaged)
 
     async def scrub(self, after: int, limit: int) -> ScrubPage:
         """See Engine. A row's number is its key's position among all keys in order, counted from 1."""

@@ -46,6 +46,25 @@ class Folders:
             assert changed.rowcount == 1
         database.close()
 
+    async def lose_leaves(self, engine: Engine) -> None:
+        """Rots what the closed engine's folder holds of the hash trees."""
+        if isinstance(engine, MemoryEngine):
+            engine.folder.leaves_are_lost = True
+            return
+        with sqlite3.connect(self._root / "folder" / "kvstore.db") as database:
+            changed = database.execute("UPDATE tree_journal SET changes = zeroblob(length(changes))")
+            assert changed.rowcount >= 1
+        database.close()
+
+    async def rot_hint(self, engine: Engine, number: int) -> None:
+        """Changes a hint in the closed engine's folder, without its checksum."""
+        if isinstance(engine, MemoryEngine):
+            engine.folder.damaged_hints[number] = "rotten"
+            return
+        with sqlite3.connect(self._root / "folder" / "kvstore.db") as database:
+            assert database.execute("UPDATE hints SET sole = 1 - sole WHERE number = ?", (number,)).rowcount == 1
+        database.close()
+
     async def close(self) -> None:
         for engine in self._made:
             await engine.close()
