@@ -42,6 +42,8 @@ class Fitness:
         self.recovering: set[int] = set()
         """The partitions of which this node has still to learn what it holds."""
         self._reasons: dict[Bar, str] = {}
+        self.on_fit: Callable[[], None] = lambda: None
+        """Called when nothing stands against it any longer."""
 
     def bar(self, bar: Bar, reason: str) -> None:
         """From now on this stands against it."""
@@ -50,8 +52,11 @@ class Fitness:
 
     def clear(self, bar: Bar) -> None:
         """It does no longer."""
+        stood = self.bars
         self._reasons.pop(bar, None)
         self.bars &= ~bar
+        if stood and not self.bars:
+            self.on_fit()
 
     def why_no_reads(self) -> str | None:
         """Why this replica can't say what it holds; None when it can."""

@@ -197,3 +197,35 @@ def test_a_small_step_of_the_wall_is_followed_and_a_large_one_is_not() -> None:
     last = ballots.tick()
     assert ballots.follow_wall(5.0) == -5.0
     assert ballots.tick() > last, "a wall that went back takes no ballot back"
+
+
+def test_a_large_step_is_followed_once_a_majority_shares_it() -> None:
+    """A node that had started with the wrong time kept it until it was started again."""
+    clock = HandClock(WALL_START_MS + 3_600_000)
+    ballots = BallotClock(clock, SLOT, 0, Disk().reserve)
+    last = ballots.tick()
+    clock.wall -= 3_600_000
+    assert ballots.follow_wall(5.0) == -3600.0
+    assert ballots.now_ms() == WALL_START_MS + 3_600_000
+    assert ballots.follow_wall(5.0, is_shared=True) == -3600.0
+    assert ballots.now_ms() == WALL_START_MS
+    assert ballots.tick() > last, "ballots go on from where they were"
+
+
+def test_what_is_not_credible_is_not_absorbed() -> None:
+    """A refusal that told of a ballot at the end of the numbers would have left none to give out."""
+    ballots = BallotClock(HandClock(), SLOT, 0, Disk().reserve)
+    ballots.absorb(BALLOT_MAX)
+    assert unix_ms_of(ballots.tick()) == WALL_START_MS
+
+
+def test_the_horizon_lies_beyond_what_clocks_that_are_right_give_out() -> None:
+    """As far ahead as is allowed, of this clock or of the ballot in question, whichever is the later."""
+    ballots = BallotClock(HandClock(), SLOT, 0, Disk().reserve)
+    ballot = ballots.tick()
+    assert ballot_of(WALL_START_MS + 5_000, COUNTERS_MAX - 1, 1023) < ballots.horizon(ballot, 5.0)
+    assert ballot_of(WALL_START_MS + 5_002, 0, 0) > ballots.horizon(ballot, 5.0)
+    ahead = ballot_of(WALL_START_MS + 3_600_000, 0, SLOT)
+    assert ballots.horizon(ahead, 5.0) > ahead
+    ballots.absorb(ahead)
+    assert ballots.horizon(ballot, 5.0) < ahead, "to have heard of a wrong clock makes it no better"
