@@ -40,8 +40,11 @@ from cluster.protocol.messages import (
     Unfit,
 )
 from cluster.protocol.prepared import PREPARED_MS_MAX, PreparedBallots
+from cluster.protocol.repair_messages import Inventory, RaisePromise
 from cluster.repair.disk_watch import RESERVE_BYTES, DiskWatch
 from cluster.repair.hash_trees import HashTrees
+from cluster.repair.parts import Parts
+from cluster.repair.recollection import Recollection
 from cluster.replica.marks import PartitionMarks
 from cluster.replica.replica import Replica, Respond
 from cluster.requests import (
@@ -64,6 +67,8 @@ from storage.record import Record
 CLOCK_CEILING = "clock_ceiling_ms"
 """The fact under which the ballot clock's ceiling is on disk."""
 DRAIN_STEP_S = 0.01
+QUICK_BEATS, QUICK_INTERVAL_S = 100, 0.02
+"""A node that has just started asks what others remember of it before it takes part, and asks quickly for a while."""
 log = structlog.get_logger()
 
 
@@ -84,6 +89,7 @@ class ClusterNode:
         cache_bytes_max: int,
         clock_offset_max_s: float,
         disk_reserve_bytes: int = RESERVE_BYTES,
+        scrub_period_s: float = 60.0,
     ) -> None:
         """The engine is open, and `commits` writes to it."""
         self.slot, self._topology, self._engine, self._commits = slot, topology, engine, commits
@@ -107,6 +113,8 @@ class ClusterNode:
         )
         self.context = Context(transport, self.ballots, clock, random, self.roster)
         self.prepared = PreparedBallots(self.replica.peek, self._is_recent)
+        # Others proposed while this node did not: what was promised to it before is worth nothing now.
+        self.fitness.on_fit = self.prepared.clear
         self.primary = Primary(self.context, self.prepared, topology)
         self.handover = Handover(self.context, self.primary, topology, slot)
         self.context.hand_over = self.handover.submit
@@ -117,8 +125,15 @@ class ClusterNode:
         self._listing = Listing(self.context, self._coordinator.read, topology, slot)
         self.disk_watch = DiskWatch(engine, commits, self.fitness, disk_reserve_bytes)
         self.wall_watch = WallWatch(clock, self.ballots, self.fitness, topology, slot, clock_offset_max_s)
-        self.peer_commit_sequence: dict[int, int] = {}
-        """The highest commit sequence heard from each peer, by slot."""
+        parts = Parts(
+            self.context, self.replica, engine, commits, self.marks, self.trees, self.fitness, tasks, topology, slot
+        )
+        self.recollection = Recollection(
+            parts,
+            clock_offset_max_s=clock_offset_max_s,
+            scrub_period_s=scrub_period_s,
+            on_changed=self._beat_all,
+        )
 
     async def load(self) -> None:
         """Brings into memory what is on disk; to be awaited before anything is asked of this node. Commits must run."""
@@ -132,6 +147,7 @@ class ClusterNode:
         for (key, _), record in (await self._engine.kept_aside()).items():
             self.merge_back.add(key, record)
         self._tasks.spawn(self.merge_back.run(), "merge back")
+        self.recollection.start()
         self._tasks.spawn(self._beat(), "heartbeat")
 
     # -- what applications ask ---------------------------------------------------------------------------------
@@ -185,12 +201,16 @@ class ClusterNode:
             self._tasks.spawn(self._scan(request, respond, token), "scan")  # type: ignore[arg-type]
         elif kind is Heartbeat:
             self._beat_heard(request, respond, token)  # type: ignore[arg-type]
+        elif kind is RaisePromise or kind is Inventory:
+            self.recollection.witness.handle(request, respond, token)  # type: ignore[arg-type]
         else:
             self.replica.handle(request, respond, token)  # type: ignore[arg-type]
 
     def _beat_heard(self, beat: Heartbeat, respond: Respond, token: int) -> None:
         self.roster.told(beat.slot, beat.fitness | self.wall_watch.seen(beat.slot))
-        respond(token, Alive(self._clock.wall_ms(), self._engine.commit_sequence, self.fitness.bars))
+        told = self.recollection.beaten_by(beat)
+        sequence, highest = self._engine.commit_sequence, self.ballots.highest
+        respond(token, Alive(self._clock.wall_ms(), sequence, self.fitness.bars, told, highest))
 
     def _propose(self, forward: Forward, age_ms: int, respond: Respond, token: int) -> None:
         left_s = (forward.budget_ms - age_ms) / 1000
@@ -213,7 +233,8 @@ class ClusterNode:
         self.primary.submit(forward.key, forward.change, forward.needed, deadline_s, ended)
 
     async def _scan(self, scan: Scan, respond: Respond, token: int) -> None:
-        respond(token, await self.replica.scan(scan))
+        reason = self.fitness.why_no_reads() if self.fitness.bars else None
+        respond(token, Unfit(reason) if reason is not None else await self.replica.scan(scan))
 
     def why_refuse(self, slot: int) -> str | None:
         """Why nothing that changes anything is taken from this peer now; None when it is."""
@@ -222,27 +243,34 @@ class ClusterNode:
     # -- the beat ----------------------------------------------------------------------------------------------
 
     async def _beat(self) -> None:
+        beats = 0
         while True:
-            beaten = partial(self._beaten, self._clock.monotonic_s())
-            for member in self._topology().members:
-                if member.slot != self.slot:
-                    beat = Heartbeat(
-                        self._clock.wall_ms(),
-                        self._engine.commit_sequence,
-                        self.fitness.bars,
-                        self.slot,
-                        self._engine.incarnation,
-                    )
-                    self._transport.send(member.slot, beat, beaten)
+            self._beat_all()
             self.wall_watch.look()
-            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+            beats += 1
+            is_asking = self.fitness.bars & Bar.UNVERIFIED and beats < QUICK_BEATS
+            await asyncio.sleep(QUICK_INTERVAL_S if is_asking else HEARTBEAT_INTERVAL_S)
+
+    def _beat_all(self) -> None:
+        """One beat to each other member."""
+        beaten = partial(self._beaten, self._clock.monotonic_s())
+        beat = Heartbeat(
+            self._clock.wall_ms(),
+            self._engine.commit_sequence,
+            self.fitness.bars,
+            self.slot,
+            self._engine.incarnation,
+            self.recollection.boot,
+        )
+        for member in self._topology().members:
+            if member.slot != self.slot:
+                self._transport.send(member.slot, beat, beaten)
 
     def _beaten(self, sent_s: float, slot: int, answer: Answer) -> None:
         if isinstance(answer, Alive):
             self.wall_watch.heard(slot, answer.wall_ms, sent_s)
             self.roster.told(slot, answer.fitness | self.wall_watch.seen(slot))
-            highest = max(answer.commit_sequence, self.peer_commit_sequence.get(slot, 0))
-            self.peer_commit_sequence[slot] = highest
+            self.recollection.answered(slot, answer)
 
     def _is_recent(self, ballot: int) -> bool:
         return self.ballots.now_ms() - unix_ms_of(ballot) < PREPARED_MS_MAX

@@ -85,6 +85,8 @@ class Node:
             admit=self._membership.admit,
             on_request=self._on_request,
             why_refuse=self._why_refuse,
+            mark=self._mark,
+            on_replies=self._on_replies,
         )
         self._cluster = ClusterNode(
             slot=self.slot,
@@ -188,6 +190,12 @@ class Node:
     def _why_refuse(self, name: str) -> str | None:
         member = self._membership.topology.by_name.get(name)
         return None if member is None else self._cluster.why_refuse(member.slot)
+
+    def _mark(self) -> tuple[int, int]:
+        return self._cluster.recollection.mark()
+
+    def _on_replies(self, slot: int, boot: int, commit_sequence: int) -> None:
+        self._cluster.recollection.heard(slot, boot, commit_sequence)
 
     # -- Backend -----------------------------------------------------------------------------------------------
 

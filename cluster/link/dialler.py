@@ -84,8 +84,13 @@ class Dialler:
         on_heard: Callable[[int], None],
         on_up: Callable[[int, Identity], str | None],
         on_down: Callable[[int], None],
+        on_replies: Callable[[int, int, int], None] = lambda slot, boot, commit_sequence: None,
     ) -> None:
-        """on_up may refuse the peer with a reason; on_heard is called with the slot for each frame that comes."""
+        """on_up may refuse the peer with a reason; on_heard is called with the slot for each frame that comes.
+
+        on_replies(slot, boot, commit sequence) is called before the replies of a frame are handed on.
+        """
+        self._on_replies = on_replies
         self.peer, self._identity, self._secret, self._clock, self._random = peer, identity, secret, clock, random
         self._topology, self._on_heard, self._on_up, self._on_down = topology, on_heard, on_up, on_down
         self._connection: _Connection | None = None
@@ -197,7 +202,9 @@ class _Connection(FramedConnection):
         slot = self._dialler.peer.slot
         self.heard_s = self._dialler._clock.monotonic_s()
         self._dialler._on_heard(slot)
-        for number, reply in decode_replies(frame).items:
+        replies = decode_replies(frame)
+        self._dialler._on_replies(slot, replies.boot, replies.commit_sequence)
+        for number, reply in replies.items:
             on_answer = self._in_flight.pop(number, None)
             if on_answer is not None:
                 safely(on_answer, slot, reply)

@@ -42,6 +42,10 @@ class Replies(msgspec.Struct, frozen=True, array_like=True):
 
     epoch: int
     items: list[tuple[int, Reply]]
+    boot: int = 0
+    """The run of the sender's process (membership/peer_memory.py)."""
+    commit_sequence: int = 0
+    """How far the sender had committed when it sent this: what its replies acknowledge is covered."""
 
 
 _encoder = msgspec.msgpack.Encoder()

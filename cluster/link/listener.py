@@ -85,12 +85,13 @@ class Listener:
         on_hello: Callable[[Identity], str | None],
         on_request: OnRequest,
         why_refuse: Callable[[str], str | None] | None = None,
+        mark: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
-        """on_hello may refuse a peer with a reason.
+        """on_hello may refuse a peer with a reason. mark gives this node's boot and commit sequence.
 
         why_refuse(name) gives the reason to answer a peer Unfit for all that is not harmless, or None.
         """
-        self._why_refuse = why_refuse
+        self._why_refuse, self._mark = why_refuse, mark
         self._identity, self._secret, self._clock, self._random = identity, secret, clock, random
         self._topology, self._on_hello, self._on_request = topology, on_hello, on_request
         self._connections: set[_Connection] = set()
@@ -232,7 +233,7 @@ class _Connection(FramedConnection):
         self._outbox.put(number, reply, _size(reply))
 
     def _send(self, items: list[tuple[int, Reply]]) -> None:
-        self.send_frame(encode(Replies(self._listener._topology().epoch, items)))
+        self.send_frame(encode(Replies(self._listener._topology().epoch, items, *self._listener._mark())))
         if self.transport is not None and self.transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
             self.fail("it does not read its replies")
             self.transport.abort()  # not close(): that would keep the unread replies until it reads them

@@ -53,12 +53,15 @@ class PeerTransport:
         admit: Callable[[str, str], str | None],
         on_request: OnRequest,
         why_refuse: Callable[[str], str | None] | None = None,
+        mark: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        on_replies: Callable[[int, int, int], None] = lambda slot, boot, commit_sequence: None,
     ) -> None:
         """on_request handles what comes from peers, and what this node sends to itself.
 
-        admit(name, zone) gives the reason to refuse a peer that proved the secret, or None; why_refuse: see Listener.
+        admit(name, zone) gives the reason to refuse a peer that proved the secret, or None; why_refuse, mark: see
+        Listener; on_replies: see Dialler.
         """
-        self._admit = admit
+        self._admit, self._on_replies = admit, on_replies
         self._topology, self._identity, self._secret = topology, identity, secret
         self._clock, self._random, self._tasks = clock, random, tasks
         self._on_request = on_request
@@ -77,6 +80,7 @@ class PeerTransport:
             on_hello=self._on_hello,
             on_request=on_request,
             why_refuse=why_refuse,
+            mark=mark,
         )
 
     async def start(self, host: str, port: int, slot: int, peers: Iterable[Peer]) -> None:
@@ -94,6 +98,7 @@ class PeerTransport:
                 on_heard=self._on_heard,
                 on_up=self._on_up,
                 on_down=self._on_down,
+                on_replies=self._on_replies,
             )
             self._diallers[peer.slot] = dialler
             self._tasks.spawn(dialler.run(), f"dial {peer.name}")

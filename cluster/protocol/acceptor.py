@@ -81,6 +81,20 @@ class Acceptor:
             state = ReplicaState(promised, state.record)
         return Decision(state, Accepted(promised == message.next_ballot))
 
+    def restore(self, state: ReplicaState, record: Record | None, promised: int) -> Decision:
+        """What a round settled that left this replica out takes the place of what it forgot.
+
+        Not a door past the rule: until this is on disk the replica takes part in nothing for the key, and what it may
+        have promised before lies below `promised`. A record of its own under a higher ballot is true, and stays.
+        """
+        held = state.record
+        if record is None or (held is not None and held.ballot >= record.ballot):
+            kept, displaced = held, None
+        else:
+            kept, displaced = record, held if self.displaces(held, record) else None
+        promised = max(promised, state.promised, kept.ballot if kept is not None else NONE)
+        return Decision(ReplicaState(promised, kept, NONE if kept else state.floor), Accepted(False), displaced)
+
     def may_accept(self, state: ReplicaState, message: Accept) -> bool:
         """The rule, and the courtesy of a weak write to a strong proposer."""
         ballot = message.record.ballot

@@ -8,7 +8,7 @@ and requests for it wait in the order they came.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import structlog
@@ -17,13 +17,14 @@ from cluster.ballot_clock import BallotClock
 from cluster.membership.fitness import Fitness
 from cluster.protocol.acceptor import Acceptor, Decision
 from cluster.protocol.messages import Accept, Held, Prepare, Read, ReplicaRequest, Reply, Scan, Scanned, Unfit
-from cluster.repair.hash_trees import HashTrees
+from cluster.repair.hash_trees import HashTrees, digest
 from cluster.replica.marks import PartitionMarks
 from cluster.replica.record_cache import RecordCache
 from cluster.tasks import Tasks, safely
 from storage.ballot import NONE
 from storage.engine import Damaged, Engine, StorageError
 from storage.group_commit import GroupCommit
+from storage.keyspace import hash_of
 from storage.record import Record, ReplicaState
 
 Respond = Callable[[int, Reply], None]
@@ -31,9 +32,11 @@ Respond = Callable[[int, Reply], None]
 
 LOADING_KEYS_MAX = 20_000
 """Keys that wait to be read from disk; beyond it a request is refused rather than queued in memory."""
+LEAF_ATTEMPTS, LEAF_ROWS = 20, 1_000
 SCAN_VALUE_BYTES_MAX = 4 * 1024 * 1024
 """Values in one page of a scan, so that a page fits a frame."""
 
+_NOTHING = ReplicaState()
 log = structlog.get_logger()
 
 
@@ -165,6 +168,73 @@ class Replica:
         self._exclude(key, found)
         for _, respond, token in waiting:
             safely(respond, token, Unfit(self.damaged.get(key, "the disk could not be read")))
+
+    # -- what was forgotten and is learned anew ------------------------------------------------------------------
+
+    async def restore(self, found: Mapping[bytes, Record | None], promised: int) -> int:
+        """Puts in what rounds without this replica settled, past its bar; the ticket of the commit that holds it.
+
+        The keys take part in nothing at this time: their partition is recovering, or they are damaged. `promised` is
+        above all that this replica can have promised for them. None: nobody else holds the key.
+        """
+        missing = [key for key in found if self._cache.get(key) is None]
+        loaded = await self._engine.load(missing) if missing else {}
+        ticket = self._commits.committed
+        for key, record in found.items():
+            entry = self._cache.get(key)
+            state = entry.state if entry is not None else loaded.get(key, _NOTHING)
+            is_damaged = isinstance(state, Damaged) or key in self.damaged
+            if isinstance(state, Damaged) or is_damaged:
+                state = _NOTHING
+            decision = self._acceptor.restore(state, record, promised)
+            ticket = self._write(key, state.ballot, decision)
+            if is_damaged:
+                self._commits.when(ticket, partial(self._restored, key))
+        return ticket
+
+    def _restored(self, key: bytes) -> None:
+        """A damaged key is sound again; what its lost row was in the hash tree is not known."""
+        self.damaged.pop(key, None)
+        self._tasks.spawn(self.rebuild_leaf(self._trees.leaf_of(key)), "rebuild a leaf")
+
+    async def forget(self, keys: Iterable[bytes]) -> None:
+        """Drops what the floor of its partition covers and nobody else holds. The partition is recovering."""
+        for key, state in (await self._engine.load(list(keys))).items():
+            if not isinstance(state, Damaged):
+                self._cache.remove(key)
+                self._commits.drop(key)
+                if state.ballot != NONE:
+                    self._commits.set_leaf(*self._trees.replace(key, state.ballot, NONE))
+
+    def exclude(self, key: bytes, reason: str) -> None:
+        """From now on this replica takes no part for the key: what it holds of it is damaged."""
+        self._cache.remove(key)
+        self.damaged[key] = reason
+
+    def is_being_written(self, key: bytes) -> bool:
+        """Whether a commit under way writes the key anew."""
+        entry = self._cache.get(key)
+        return entry is not None and entry.ticket > self._commits.committed
+
+    async def rebuild_leaf(self, leaf: int) -> None:
+        """Sums up a leaf of the hash trees anew from its rows: what was in it of a damaged row can't be known.
+
+        Gives up when the leaf changes all the time; anti-entropy then finds nothing in it that differs, and the next
+        damaged row of it, or start, tries again.
+        """
+        first, behind = self._trees.places(leaf)
+        for _ in range(LEAF_ATTEMPTS):
+            before = self._trees.sum_of(leaf)
+            await self._commits.wait(self._commits.ticket)
+            total, after, complete = 0, None, False
+            while not complete:
+                page = await self._engine.rows(first, behind, after, LEAF_ROWS)
+                total += sum(digest(row.key, row.ballot) for row in page.rows if row.ballot != NONE)
+                complete = page.complete or not page.rows
+                after = None if complete else (hash_of(page.rows[-1].key), page.rows[-1].key)
+            if self._trees.sum_of(leaf) == before:
+                await self._commits.wait(self._commits.mend_leaf(*self._trees.set_sum(leaf, total)))
+                return
 
     # -- what holds for a whole partition ------------------------------------------------------------------------
 

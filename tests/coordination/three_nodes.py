@@ -11,18 +11,20 @@ check that on every call.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from random import Random
+from types import MappingProxyType
 from typing import TypeVar
 
 from cluster.coordination.drive import SWEEP_S
 from cluster.levels import Level, majority
 from cluster.link.dialler import OnAnswer
+from cluster.membership.fitness import Bar
 from cluster.membership.topology import Topology, form
 from cluster.node import ClusterNode
-from cluster.protocol.messages import Accept, Answer, Lost, ReplicaRequest, Reply, Request
+from cluster.protocol.messages import Accept, Lost, ReplicaRequest, Reply, Request, Unfit, is_harmless
 from cluster.requests import (
     ALWAYS,
     Condition,
@@ -36,13 +38,15 @@ from cluster.requests import (
 from cluster.tasks import Tasks
 from storage.ballot import NONE
 from storage.group_commit import GroupCommit
-from storage.memory import MemoryEngine
+from storage.memory import MemoryEngine, MemoryFolder
 from storage.record import Record
 from tests.coordination.virtual_time import VirtualClock
 
 PARTITIONS = 8
 GRACE_S = 3 * SWEEP_S
 """By how much a deadline may be missed: two sweeps, one behind the other, and the way between them."""
+TURN_S = 0.01
+"""A while in which whatever was sent has arrived and been answered."""
 MANY_KEYS = [b"key-%d" % number for number in range(1000)]
 Result = TypeVar("Result")
 
@@ -133,11 +137,19 @@ class FakeTransport:
             rule.then()
         if rule.fate in (Fate.UNSENT, Fate.LOST):
             loop.call_soon(on_answer, slot, Lost(sent=rule.fate is Fate.LOST))
+        elif (reason := node.why_refuse(self._slot)) is not None and not is_harmless(request):
+            loop.call_soon(on_answer, slot, Unfit(reason))
         elif rule.fate is not Fate.SILENT:
 
             def respond(_: int, reply: Reply) -> None:
-                answer: Answer = Lost(sent=True) if rule.fate is Fate.ANSWER_LOST else reply
-                loop.call_later(rule.answer_after_s, on_answer, slot, answer)
+                if rule.fate is Fate.ANSWER_LOST:
+                    loop.call_later(rule.answer_after_s, on_answer, slot, Lost(sent=True))
+                else:
+                    loop.call_later(rule.answer_after_s, arrive, node.recollection.mark(), reply)
+
+            def arrive(mark: tuple[int, int], reply: Reply) -> None:
+                self._network.nodes[self._slot].recollection.heard(slot, *mark)
+                on_answer(slot, reply)
 
             loop.call_soon(node.on_request, request, 0, respond, 0)
 
@@ -150,6 +162,7 @@ class Node(ClusterNode):
     """Cleared, every commit of this node waits."""
     clock: VirtualClock
     commits: GroupCommit
+    tasks: Tasks
 
 
 class Cluster:
@@ -159,15 +172,16 @@ class Cluster:
         self.topology, self.network = topology, Network()
         self.nodes = self.network.nodes
 
-    async def add(self, slot: int) -> None:
+    async def add(self, slot: int, *, folder: MemoryFolder | None = None, wall_step_ms: int = 0) -> None:
         disk, clock, tasks = asyncio.Event(), VirtualClock(), Tasks()
         disk.set()
+        clock.wall_step_ms = wall_step_ms
 
         async def commit_delay() -> None:
             await asyncio.sleep(0)
             await disk.wait()
 
-        engine = MemoryEngine(commit_delay=commit_delay)
+        engine = MemoryEngine(folder, commit_delay=commit_delay)
         await engine.open()
         commits = GroupCommit(engine, _commit_failed)
         commits.start()
@@ -183,8 +197,28 @@ class Cluster:
             cache_bytes_max=1 << 24,
             clock_offset_max_s=5.0,
         )
-        node.engine, node.disk, node.clock, node.commits = engine, disk, clock, commits
+        node.engine, node.disk, node.clock, node.commits, node.tasks = engine, disk, clock, commits, tasks
         self.nodes.append(node)
+
+    async def restart_all(self) -> None:
+        """Every node is killed at rest and starts again on its folder, with its wall clock right."""
+        folders = [node.engine.folder for node in self.nodes]
+        for node in self.nodes:
+            await node.tasks.cancel_all()
+            await node.commits.stop()
+            await node.engine.close()
+        self.nodes.clear()
+        for slot, folder in enumerate(folders):
+            await self.add(slot, folder=folder)
+        await self.start()
+
+    async def start(self) -> None:
+        for node in self.nodes:
+            await node.load()
+            await node.start()
+        down = self.network.down
+        await until(lambda: not any(node.fitness.bars & Bar.UNVERIFIED for node in self.nodes if node.slot not in down))
+        await asyncio.sleep(TURN_S)
 
     def key_led_by(self, slot: int) -> bytes:
         """A key whose primary is that node while all are well."""
@@ -249,16 +283,32 @@ class Cluster:
         return state.promised if state is not None else NONE
 
 
-async def form_cluster(count: int = 3, *, replicas: int = 3) -> Cluster:
-    """That many nodes, all at work."""
+async def form_cluster(
+    count: int = 3,
+    *,
+    replicas: int = 3,
+    wall_steps_ms: Mapping[int, int] = MappingProxyType({}),
+    without: Collection[int] = (),
+) -> Cluster:
+    """That many nodes, all at work but those that are cut off from the start.
+
+    wall_steps_ms: how far a node's wall clock is ahead, by slot.
+    """
     addresses = {f"n{slot}": ("127.0.0.1", 7100 + slot) for slot in range(count)}
     cluster = Cluster(form("test", addresses, {}, replicas, PARTITIONS))
     for slot in range(count):
-        await cluster.add(slot)
-    for node in cluster.nodes:
-        await node.load()
-        await node.start()
+        await cluster.add(slot, wall_step_ms=wall_steps_ms.get(slot, 0))
+    for slot in without:
+        cluster.network.cut_off(slot)
+    await cluster.start()
     return cluster
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+    """Waits, in virtual time, until the condition is true."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110  # virtual time: looking costs nothing
+            await asyncio.sleep(TURN_S)
 
 
 async def _in_time(work: Awaitable[Result], timeout_s: float) -> Result:

@@ -1,0 +1,119 @@
+"""What this node remembers of the other members, so that one that lost its memory can be told.
+
+Of each member: the folder it works on (its incarnation), the highest commit sequence that was heard from it, and the
+run of its process that said so (its boot, a number drawn at each start). Only what a full member says is remembered:
+one that is unverified or recovering must not overwrite what it is to be measured by.
+
+A member that starts is told what was remembered *before* that run, however often it asks: what it said of itself
+meanwhile can't count against it, nor hide what it had forgotten. If another run of the same member came after its own,
+it is told that it is superseded: two processes work on copies of one folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from cluster.protocol.messages import Remembered
+
+PEERS = "peers"
+"""The fact under which this is on disk."""
+GROWTH_WRITTEN = 16
+"""Commits by which a member must have grown to be written down again. Writing is a commit too, which the others hear
+of: with this, idle nodes come to rest, since each write answers at least so many commits of somebody else."""
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """One run of a member's process, as it was heard."""
+
+    incarnation: str
+    boot: int
+    commit_sequence: int
+
+
+class Memory(msgspec.Struct, frozen=True, array_like=True):
+    """What is remembered of one member."""
+
+    last: Run
+    before: Run | None = None
+    """The run that was heard before the last one."""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(dict[int, Memory]).decode
+
+
+class PeerMemory:
+    """Slot -> what is remembered. Pure: who calls it sees to the disk."""
+
+    def __init__(self, written: bytes | None) -> None:
+        """written: what pack() gave, None on a new folder."""
+        self._memories = _decode(written) if written else {}
+        self._written = dict(self._memories)
+        self._early: dict[int, tuple[int, int]] = {}  # (boot, sequence) of a run that has not said yet that it is full
+
+    def tell(self, slot: int, boot: int) -> Remembered | None:
+        """What to tell that run of a member about itself; None when nothing was remembered before it."""
+        memory = self._memories.get(slot)
+        if memory is None:
+            return None
+        if memory.last.boot == boot:
+            return None if memory.before is None else _remembered(memory.before)
+        is_superseded = memory.before is not None and memory.before.boot == boot
+        return _remembered(memory.last, is_superseded)
+
+    def met(self, slot: int, incarnation: str, boot: int, commit_sequence: int) -> None:
+        """A full member has said who it is."""
+        memory = self._memories.get(slot)
+        early_boot, early_sequence = self._early.get(slot, (0, 0))
+        if early_boot == boot:
+            commit_sequence = max(commit_sequence, early_sequence)
+        if memory is None:
+            self._memories[slot] = Memory(Run(incarnation, boot, commit_sequence))
+        elif memory.last.boot == boot:
+            self._grow(slot, memory, commit_sequence)
+        elif memory.before is None or memory.before.boot != boot:  # not one that is superseded, or a late message of it
+            self._memories[slot] = Memory(Run(incarnation, boot, commit_sequence), memory.last)
+
+    def told(self, slot: int, boot: int, commit_sequence: int) -> None:
+        """A frame of replies said how far that run of a member has committed."""
+        memory = self._memories.get(slot)
+        if memory is not None and memory.last.boot == boot:
+            if commit_sequence > memory.last.commit_sequence:
+                self._grow(slot, memory, commit_sequence)
+        else:
+            self._early[slot] = (boot, commit_sequence)
+
+    def commit_sequence(self, slot: int) -> int:
+        """The highest that was heard of the member's last run; 0 when none was."""
+        memory = self._memories.get(slot)
+        return memory.last.commit_sequence if memory is not None else 0
+
+    def is_worth_writing(self, is_away: Callable[[int], bool]) -> bool:
+        """Whether what is on disk is too far behind: a new run, much growth, or any for a member that is away."""
+        return any(self._is_behind(slot, memory, is_away) for slot, memory in self._memories.items())
+
+    def _is_behind(self, slot: int, memory: Memory, is_away: Callable[[int], bool]) -> bool:
+        written = self._written.get(slot)
+        if written is memory:
+            return False
+        if written is None or written.last.boot != memory.last.boot:
+            return True
+        growth = memory.last.commit_sequence - written.last.commit_sequence
+        return growth >= GROWTH_WRITTEN or is_away(slot)
+
+    def pack(self) -> bytes:
+        """All of it, for the disk; from now on that counts as written."""
+        self._written = dict(self._memories)
+        return _encode(self._memories)
+
+    def _grow(self, slot: int, memory: Memory, commit_sequence: int) -> None:
+        last = memory.last
+        if commit_sequence > last.commit_sequence:
+            grown = Run(last.incarnation, last.boot, commit_sequence)
+            self._memories[slot] = Memory(grown, memory.before)
+
+
+def _remembered(run: Run, is_superseded: bool = False) -> Remembered:
+    return Remembered(run.incarnation, run.commit_sequence, is_superseded)

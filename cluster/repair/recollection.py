@@ -1,0 +1,142 @@
+"""Recollection: a node's knowledge of whether its memory is whole, its peers', and the way back when it is not.
+
+It joins the parts: what is remembered of others (membership/peer_memory.py), whether they remember more of this node
+than it does (verification.py), learning all anew (recovery.py), or single keys (quarantine.py), looking for what has
+rotted (scrubbing.py), and answering others that recover (witness.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from cluster.membership.fitness import Bar
+from cluster.membership.peer_memory import PEERS, PeerMemory
+from cluster.protocol.messages import Alive, Heartbeat, Remembered
+from cluster.repair.parts import Parts
+from cluster.repair.quarantine import Quarantine
+from cluster.repair.recovery import Recovery
+from cluster.repair.rounds import Rounds
+from cluster.repair.scrubbing import Scrubbing
+from cluster.repair.verification import RECOVERY, UNVERIFIED_FROM, Standing, Verification
+from cluster.repair.witness import Witness
+
+LOOK_S = 1.0
+"""How often it is looked whether what is remembered of others has to go to disk."""
+_BOOT_BITS = 63
+log = structlog.get_logger()
+
+
+class Recollection:
+    """One node's. The node is barred as unverified from here on."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        clock_offset_max_s: float,
+        scrub_period_s: float,
+        on_changed: Callable[[], None],
+    ) -> None:
+        """on_changed is called when others should hear at once what stands against this node now."""
+        engine, commits, topology = parts.engine, parts.commits, parts.topology
+        self._context, self._engine, self._commits, self._fitness = parts.context, engine, commits, parts.fitness
+        self._tasks, self._on_changed = parts.tasks, on_changed
+        self.boot = self._new_boot()
+        self.peers = PeerMemory(engine.facts.get(PEERS))
+        began_with = engine.commit_sequence
+        if noted := engine.facts.get(UNVERIFIED_FROM):
+            began_with = min(began_with, int(noted))
+        commits.set_fact(UNVERIFIED_FROM, str(began_with).encode())
+        self.verification = Verification(
+            parts.slot,
+            lambda: topology().by_slot,
+            lambda slot: topology().by_slot[slot].name,
+            incarnation=engine.incarnation,
+            began_with=began_with,
+        )
+        if unfinished := engine.facts.get(RECOVERY):
+            self.verification.lose(unfinished.decode())
+        elif engine.was_cut_short is not None:
+            self.verification.lose(engine.was_cut_short)
+            commits.set_fact(RECOVERY, engine.was_cut_short.encode())
+        self.rounds = Rounds(parts.context, topology, parts.slot, clock_offset_max_s)
+        self.witness = Witness(parts)
+        self.recovery = Recovery(parts, self.rounds, self._recovered)
+        self.quarantine = Quarantine(parts, self.rounds, self.lose)
+        self.scrubbing = Scrubbing(engine, parts.context.clock, scrub_period_s, self.quarantine.found)
+        self._fitness.bar(Bar.UNVERIFIED, self.verification.question)
+
+    def start(self) -> None:
+        """Begins to look after the node's memory, and its peers'."""
+        self._tasks.spawn(self._run(), "remember the peers")
+        self._tasks.spawn(self.quarantine.run(), "recover damaged keys")
+        self._tasks.spawn(self.scrubbing.run(), "scrub")
+        if self.verification.standing is Standing.LOST:
+            self._begin_recovery()
+        else:
+            self._stand(self.verification.look())
+
+    # -- what is said and heard --------------------------------------------------------------------------------
+
+    def beaten_by(self, beat: Heartbeat) -> Remembered | None:
+        """A peer has beaten; what it is to be told that was remembered of it before this run of its process."""
+        told = self.peers.tell(beat.slot, beat.boot)
+        if not Bar(beat.fitness) & (Bar.UNVERIFIED | Bar.RECOVERING):
+            self.peers.met(beat.slot, beat.incarnation, beat.boot, beat.commit_sequence)
+        return told
+
+    def answered(self, slot: int, alive: Alive) -> None:
+        """A peer has answered a beat."""
+        self.rounds.heard(slot, alive.ballot)
+        self.recovery.heard(slot, alive.ballot)
+        self._stand(self.verification.answered(slot, alive.remembered))
+
+    def heard(self, slot: int, boot: int, commit_sequence: int) -> None:
+        """A frame of replies came: what is acknowledged in it is covered by this sequence."""
+        self.peers.told(slot, boot, commit_sequence)
+
+    def mark(self) -> tuple[int, int]:
+        """What each frame of replies says of this node: its boot, and how far it has committed."""
+        return self.boot, self._engine.commit_sequence
+
+    # -- where it stands ---------------------------------------------------------------------------------------
+
+    def lose(self, reason: str) -> None:
+        """It is known that something was lost, and not of which keys."""
+        self.verification.lose(reason)
+        self._begin_recovery()
+
+    def _stand(self, standing: Standing) -> None:
+        is_unverified = bool(self._fitness.bars & Bar.UNVERIFIED)
+        if standing is Standing.LOST:
+            if not self._fitness.bars & Bar.RECOVERING:
+                self._begin_recovery()
+        elif is_unverified and standing is Standing.WHOLE:
+            self._commits.set_fact(UNVERIFIED_FROM, b"")
+            self._fitness.clear(Bar.UNVERIFIED)
+            self._on_changed()
+        elif is_unverified:
+            self._fitness.bar(Bar.UNVERIFIED, self.verification.question)
+
+    def _begin_recovery(self) -> None:
+        self.recovery.begin(self.verification.reason)
+        self._fitness.clear(Bar.UNVERIFIED)
+        self._on_changed()
+
+    def _recovered(self) -> None:
+        """All is learned anew: as far as others are concerned, this is another run."""
+        self.boot = self._new_boot()
+        self.verification.recovered()
+        self._on_changed()
+
+    def _new_boot(self) -> int:
+        return self._context.random.getrandbits(_BOOT_BITS) or 1
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if self.peers.is_worth_writing(lambda slot: not self._context.transport.is_alive(slot)):
+                self._commits.set_fact(PEERS, self.peers.pack())
