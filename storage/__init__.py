@@ -18,7 +18,9 @@ folder, writer, reader, and sqlite, which holds them together. DESIGN.md says wh
 
 from storage.ballot import ballot_of, parse_version, slot_of, unix_ms_of, version_text
 from storage.engine import (
+    CUT_SHORT_FACT,
     Batch,
+    CantMend,
     CommitFailed,
     Damaged,
     DiskFull,
@@ -41,7 +43,9 @@ from storage.record import Hint, Record, ReplicaState
 from storage.sqlite import SqliteEngine
 
 __all__ = [
+    "CUT_SHORT_FACT",
     "Batch",
+    "CantMend",
     "CommitFailed",
     "Damaged",
     "DiskFull",

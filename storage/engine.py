@@ -42,6 +42,10 @@ class Batch:
     """Hints that may go. Never one that is in `hints` too."""
 
 
+CUT_SHORT_FACT = "log_cut_short"
+"""The fact that says why commits are lost, UTF-8. Whoever has recovered them writes it empty."""
+
+
 class Damaged(msgspec.Struct, frozen=True):
     """Stands where a state should be whose checksum does not match. It is never to be taken for an absence."""
 
@@ -95,7 +99,11 @@ class Rot(msgspec.Struct, frozen=True):
     """A row that a scrub found damaged."""
 
     row: int
-    """Its number in the table, for `mend`."""
+    """Its number in the table, for `mend`.
+
+    0 for one that is none of the replica's own: a record that is kept aside, or a hint. -1 where the pages themselves
+    can't be read: nothing mends that but a new folder.
+    """
     key: bytes | None
     """Whose it is; None where its own key has rotted and nothing else tells."""
     reason: str
@@ -127,6 +135,7 @@ class StorageError(Exception):
     ├── FolderLocked       another process uses the folder: nothing was touched
     ├── FolderUnusable     not ours, of a newer schema, or its settings did not take: nothing was touched
     ├── DiskFull           there is no room: the transaction was undone, and may be tried again
+    ├── CantMend           damaged rows can't be removed: nothing was changed
     └── CommitFailed       a write may or may not be on disk: the process must end and read its disk anew
     """
 
@@ -141,6 +150,10 @@ class FolderUnusable(StorageError):
 
 class DiskFull(StorageError):
     """There was no room for a transaction. Nothing of it is on disk; the same batch may be written once there is."""
+
+
+class CantMend(StorageError):
+    """Damaged rows can't be removed. Nothing was changed."""
 
 
 class CommitFailed(StorageError):
@@ -205,7 +218,10 @@ class Engine(Protocol):
 
     @property
     def was_cut_short(self) -> str | None:
-        """Why this folder is known to have lost commits it once had, as found when it was opened; None if it is not."""
+        """Why this folder is known to have lost commits it once had; None if it is not.
+
+        Found when it is opened, and kept over restarts as the fact CUT_SHORT_FACT until that is written empty.
+        """
         ...
 
     @property
@@ -246,14 +262,20 @@ class Engine(Protocol):
         ...
 
     async def scrub(self, after: int, limit: int) -> ScrubPage:
-        """Looks at the next rows of the table: their checksums, and whether each is found by its key."""
+        """Looks at the next rows of the table, by number: their checksums, and whether each is found by key and place.
+
+        Starts from 0, and goes on from `last`. The last step looks at what is kept aside and at the hints, too. Where
+        damage hides how the rows go on, some may be reported twice.
+        """
         ...
 
     async def mend(self, rows: Sequence[int]) -> None:
-        """Removes damaged rows, and mends the indexes that may lead to them. Their keys load as never heard of.
+        """Removes those of these rows that are still damaged, and makes the indexes anew. Their keys load as never
+        heard of; but a row that is sound and that only an index had lost stays, and is found again.
 
-        The caller has seen to it that they take part in nothing until they are recovered. Like `write`, never while
-        one is under way.
+        The caller has seen to it that they take part in nothing until they are recovered, and loads them anew. Numbers
+        below 1 are passed over. Reads the whole table, and nothing is written meanwhile: better once for many rows.
+        Like `write`, never while one is under way. Raises CantMend or DiskFull, which changed nothing; or CommitFailed.
         """
         ...
 

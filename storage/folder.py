@@ -14,9 +14,12 @@ import os
 from pathlib import Path
 
 from storage.engine import FolderLocked
+from storage.log_inspection import damage_of_log
 
 DATABASE_NAME = "kvstore.db"
 LOCK_NAME = "lock"
+CUT_LOG_NAME = "log-cut-short"
+"""Says why the log is known to be damaged, until that is a fact in the database."""
 
 _PRIVATE_FOLDER = 0o700
 _PRIVATE_FILE = 0o600
@@ -29,6 +32,7 @@ class DataFolder:
         self.path = path
         self.database = path / DATABASE_NAME
         self._lock: int | None = None
+        self._log_index: int | None = None
 
     def take(self) -> None:
         """Makes the folder if need be and locks it. Raises FolderLocked or OSError."""
@@ -54,8 +58,48 @@ class DataFolder:
         os.close(os.open(self.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE_FILE))
         _sync_folder(self.path)
 
+    @property
+    def log(self) -> Path:
+        """The database's write-ahead log."""
+        return self.path / f"{DATABASE_NAME}-wal"
+
+    def find_cut_log(self) -> str | None:
+        """Why SQLite will drop, or has dropped, commits from the log, if it does; None if not. Raises OSError.
+
+        To be asked before SQLite opens the database, whose first write may overwrite the proof: so what is found is
+        noted in a file of its own until `forget_cut_log`, however often the process dies meanwhile.
+        """
+        note = self.path / CUT_LOG_NAME
+        if note.exists():
+            return note.read_text(errors="replace") or "the write-ahead log was cut short by damage"
+        reason = damage_of_log(self.log.read_bytes()) if self.log.exists() else None
+        if reason is not None:
+            _write_private(note, reason)
+            _sync_folder(self.path)
+        return reason
+
+    def forget_cut_log(self) -> None:
+        """The reason is kept elsewhere now."""
+        (self.path / CUT_LOG_NAME).unlink(missing_ok=True)
+        _sync_folder(self.path)
+
+    def reserve_log_index(self, size: int) -> None:
+        """Takes room for the log's index, up to that size, while there is some; to be asked once SQLite has made it.
+
+        SQLite extends it behind a commit that is on disk already: if there were no room for it then, that commit would
+        fail in a way that nobody could tell the outcome of. The descriptor stays open until `release`, for closing it
+        would drop the locks that SQLite holds on the file.
+        """
+        self._log_index = os.open(self.path / f"{DATABASE_NAME}-shm", os.O_RDWR | os.O_CLOEXEC)
+        there = os.fstat(self._log_index).st_size
+        with contextlib.suppress(OSError):  # full already: reading goes on, and writing may
+            os.pwrite(self._log_index, bytes(max(0, size - there)), there)
+
     def release(self) -> None:
-        """Lets others have the folder. Idempotent."""
+        """Lets others have the folder, which SQLite has closed before. Idempotent."""
+        if self._log_index is not None:
+            os.close(self._log_index)
+            self._log_index = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -72,6 +116,15 @@ def _make_private(path: Path) -> None:
     elif not any(path.iterdir()):
         with contextlib.suppress(PermissionError):  # another user's, lent to us
             path.chmod(_PRIVATE_FOLDER)
+
+
+def _write_private(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _PRIVATE_FILE)
+    try:
+        os.write(descriptor, text.encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(path: Path) -> None:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from storage.ballot import NONE
 from storage.engine import (
+    CUT_SHORT_FACT,
     Batch,
     CommitFailed,
     Damaged,
@@ -56,12 +57,14 @@ class MemoryFolder:
     leaves_are_lost: bool = False
     """Set by a test: what is on disk of the leaves has rotted."""
     hints: dict[int, Hint] = field(default_factory=dict)
+    numbers: dict[bytes, int] = field(default_factory=dict)
+    """The number of each key's row. A row that is made takes the one behind the highest, as a table's do."""
     damaged: dict[bytes, str] = field(default_factory=dict)
     """Keys whose row has rotted, with the reason; writing the key anew mends it."""
     damaged_hints: dict[int, str] = field(default_factory=dict)
     """Hints that have rotted, with the reason."""
     was_cut_short: str | None = None
-    """Set by a test that takes commits away."""
+    """Set by a test that takes commits away; None again once the fact CUT_SHORT_FACT is written empty."""
     bytes_free: int = 1 << 40
     """Room on the disk; a write into less than none of it fails with DiskFull."""
     bytes_total: int = 1 << 40
@@ -71,10 +74,10 @@ class MemoryFolder:
         """Commits the batch, all of it at once."""
         self.states.update((key, _as_stored(state)) for key, state in batch.states.items())
         for key in batch.states:
+            self.number_of(key)
             self.damaged.pop(key, None)
         for key in batch.drop:
-            self.states.pop(key, None)
-            self.damaged.pop(key, None)
+            self.remove(key)
         if batch.leaves_are_all:
             self.leaves.clear()
             self.leaves_are_lost = False
@@ -89,7 +92,22 @@ class MemoryFolder:
         for kept in batch.forget:
             self.kept_aside.pop(kept, None)
         self.facts.update(batch.facts)
+        if batch.facts.get(CUT_SHORT_FACT) == b"":
+            self.was_cut_short = None
         self.commit_sequence += 1
+
+    def number_of(self, key: bytes) -> int:
+        """The number of the key's row, which it is given if it has none."""
+        number = self.numbers.get(key)
+        if number is None:
+            number = self.numbers[key] = next(reversed(self.numbers.values()), 0) + 1
+        return number
+
+    def remove(self, key: bytes) -> None:
+        """Removes the key's row, if there is one."""
+        self.states.pop(key, None)
+        self.numbers.pop(key, None)
+        self.damaged.pop(key, None)
 
 
 class MemoryEngine:
@@ -227,26 +245,29 @@ class MemoryEngine:
         return HintPage(found, complete=True, damaged=damaged)
 
     async def scrub(self, after: int, limit: int) -> ScrubPage:
-        """See Engine. A row's number is its key's position among all keys in order, counted from 1."""
+        """See Engine."""
         self._refuse_if_unusable()
-        keys = sorted(self.folder.states)
-        some = keys[after : after + limit]
-        rotten = [
-            Rot(after + place, key, self.folder.damaged[key])
-            for place, key in enumerate(some, start=1)
-            if key in self.folder.damaged
+        keys = {self.folder.number_of(key): key for key in self.folder.states}
+        rows = sorted(number for number in keys if number > after)
+        some = rows[:limit]
+        damaged = self.folder.damaged
+        rotten = [Rot(row, keys[row], damaged[keys[row]]) for row in some if keys[row] in damaged]
+        if len(rows) > limit:
+            return ScrubPage(len(some), rotten, some[-1])
+        rotten += [
+            Rot(0, self.folder.hints[number].key, reason)
+            for number, reason in sorted(self.folder.damaged_hints.items())
         ]
-        last = after + len(some)
-        return ScrubPage(len(some), rotten, None if last >= len(keys) else last)
+        others = len(self.folder.kept_aside) + len(self.folder.hints)
+        return ScrubPage(len(some) + others, rotten, None)
 
     async def mend(self, rows: Sequence[int]) -> None:
         """See Engine."""
         self._refuse_if_unusable()
-        keys = sorted(self.folder.states)
-        for row in rows:
-            self.folder.states.pop(keys[row - 1], None)
-            self.folder.damaged.pop(keys[row - 1], None)
-        self.folder.commit_sequence += 1
+        still = [key for key in self.folder.damaged if self.folder.number_of(key) in rows]
+        for key in still:
+            self.folder.remove(key)
+        self.folder.commit_sequence += bool(still)
 
     async def reclaim(self, bytes_max: int) -> int:
         """See Engine. There is nothing to give back."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import aiosqlite
 
@@ -17,6 +18,7 @@ from storage.engine import Damaged, HintPage, RowPage, ScanEntry, ScanPage, Stor
 from storage.keyspace import hash_of
 from storage.record import Hint, Record, ReplicaState
 from storage.rows import SIZE, Row, hint_of, listed_row, shown, state_of
+from storage.scrub import is_damage
 from storage.writer import refuse_unless_taken
 
 KEYS_PER_LOAD = (1, 8, 64)
@@ -28,8 +30,6 @@ VALUES_PER_STEP = 16
 """Rows that a scan fetches at a time: with values few, as each may be a megabyte."""
 
 _SELECTS = {size: schema.select_records(size) for size in KEYS_PER_LOAD}
-_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR)
-"""What SQLite says of a page that it can't read or make sense of: primary result codes."""
 
 
 class Reader:
@@ -72,7 +72,7 @@ class Reader:
         self, keys: list[bytes], error: sqlite3.DatabaseError | None
     ) -> dict[bytes, ReplicaState | Damaged]:
         """One key at a time, so that a bad page or row costs only the keys on it."""
-        if error is not None and not _is_damage(error):
+        if error is not None and not is_damage(error):
             raise StorageError(f"reading {len(keys)} keys failed: {error}") from error
         return {key: await self._load_one(key) for key in keys}
 
@@ -80,7 +80,7 @@ class Reader:
         try:
             rows = list(await self._loads.execute_fetchall(_SELECTS[1], (key,)))
         except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
+            if not is_damage(error):
                 raise StorageError(f"reading key {shown(key)} failed: {error}") from error
             return Damaged(f"the record of key {shown(key)} can't be read: {error}")
         if not rows:
@@ -171,6 +171,10 @@ class Reader:
                 return HintPage(hints, complete=True, damaged=damaged)
             after = found[-1][0]
 
+    async def sweep(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
+        """A query of the scrub, which must not hold up loads. Raises sqlite3.Error."""
+        return [tuple(row) for row in await self._scans.execute_fetchall(sql, parameters)]
+
     async def close(self) -> None:
         """Finishes the queries under way. Idempotent."""
         await self._loads.close()
@@ -225,10 +229,6 @@ def _entry_of(row: Row) -> ScanEntry | None:
 def _has_only_a_promise(row: Row) -> bool:
     state = state_of(row)
     return isinstance(state, ReplicaState) and state.record is None
-
-
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGE
 
 
 def successor(key: bytes) -> bytes:

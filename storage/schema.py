@@ -31,6 +31,9 @@ WAL_BYTES_MAX = 64 * 1024 * 1024
 """Past this size the log is emptied even if that means to wait for the readers of the moment, who would else let it
 grow for as long as there always is one. Also what is left of the file after a burst."""
 
+LOG_INDEX_BYTES = 256 * 1024
+"""Room that is taken for the log's index at the start: enough for a log of twice WAL_BYTES_MAX."""
+
 BUSY_TIMEOUT_MS = 5_000
 """How long SQLite waits for its own locks: ours never collide, so reaching it means a stranger has the file open."""
 
@@ -219,3 +222,27 @@ SELECT_FACTS = "SELECT name, value, checksum FROM facts"
 INSERT_FOLDER = "INSERT INTO folder (only_row, incarnation, commit_sequence, checksum) VALUES (1, ?, ?, ?)"
 SELECT_FOLDER = "SELECT incarnation, commit_sequence, checksum FROM folder"
 COUNT_COMMIT = "UPDATE folder SET commit_sequence = ?, checksum = ? WHERE only_row = 1"
+
+# For the scrub. A row is asked for by its number, and each index whether it leads back to it; `promised` is read so
+# that the way from the index into the table is gone, too, as a load goes it.
+
+_KEY_INDEX = "sqlite_autoindex_records_1"
+_BACK_BY_KEY = f"""(SELECT found.rowid FROM records AS found INDEXED BY {_KEY_INDEX}
+    WHERE found.key = looked_at.key AND found.promised >= 0)"""
+_BACK_BY_PLACE = """EXISTS (SELECT 1 FROM records AS found INDEXED BY records_by_place
+    WHERE found.place = looked_at.place AND found.rowid = looked_at.rowid)"""
+_BACK_TO_PURGE = f"""(NOT {_MAY_BE_PURGED} OR EXISTS (SELECT 1 FROM records AS found INDEXED BY records_to_purge
+    WHERE {_MAY_BE_PURGED} AND found.place = looked_at.place AND found.rowid = looked_at.rowid))"""
+_LOOK = f"SELECT rowid, {_BACK_BY_KEY}, place, {_BACK_BY_PLACE}, {_BACK_TO_PURGE}, {_HEADER}, value"
+_LOOKED_AT = "FROM records AS looked_at NOT INDEXED WHERE rowid"
+
+LOOK_AT_RECORDS = f"{_LOOK} {_LOOKED_AT} > ? ORDER BY rowid LIMIT ?"
+LOOK_AT_RECORD = f"{_LOOK} {_LOOKED_AT} = ?"
+LOOK_AT_RECORD_ALONE = f"SELECT rowid, NULL, place, 0, 0, {_HEADER}, value {_LOOKED_AT} = ?"
+NUMBERS_IN_TABLE = f"SELECT rowid, NULL {_LOOKED_AT} > ? ORDER BY rowid LIMIT ?"
+NUMBERS_IN_KEY_INDEX = f"SELECT rowid, key FROM records INDEXED BY {_KEY_INDEX} WHERE rowid > ? ORDER BY rowid LIMIT ?"
+KEY_IN_INDEX = f"SELECT key FROM records INDEXED BY {_KEY_INDEX} WHERE rowid = ?"
+LOOK_AT_KEPT = f"""SELECT rowid, key, 0, {_HEADER_BEHIND_PROMISE}, value
+    FROM kept_aside NOT INDEXED WHERE rowid > ? ORDER BY rowid LIMIT ?"""
+DELETE_RECORD = "DELETE FROM records WHERE rowid = ?"
+SET_PLACE = "UPDATE records SET place = ? WHERE rowid = ?"

@@ -13,7 +13,9 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from storage.engine import (
+    CUT_SHORT_FACT,
     Batch,
+    CantMend,
     CommitFailed,
     Damaged,
     DiskFull,
@@ -21,11 +23,13 @@ from storage.engine import (
     HintPage,
     RowPage,
     ScanPage,
+    ScrubPage,
     StorageError,
 )
 from storage.folder import DataFolder
 from storage.reader import Reader
 from storage.record import Record, ReplicaState
+from storage.scrub import scrub_step
 from storage.writer import Writer, statements_of
 
 T = TypeVar("T")
@@ -80,7 +84,7 @@ class SqliteEngine:
     @property
     def was_cut_short(self) -> str | None:
         """See Engine."""
-        return None
+        return self._facts.get(CUT_SHORT_FACT, b"").decode("utf-8", "replace") or None
 
     async def open(self) -> None:
         """See Engine."""
@@ -131,6 +135,15 @@ class SqliteEngine:
         """See Engine."""
         return await self._usable_reader().hints(after, limit, value_bytes_max)
 
+    async def scrub(self, after: int, limit: int) -> ScrubPage:
+        """See Engine."""
+        return await scrub_step(self._usable_reader().sweep, after, limit)
+
+    async def mend(self, rows: Sequence[int]) -> None:
+        """See Engine."""
+        self._usable_reader()
+        await self._in_thread(partial(self._writer.mend, rows), self._mended)
+
     async def reclaim(self, bytes_max: int) -> int:
         """See Engine."""
         self._usable_reader()
@@ -170,10 +183,15 @@ class SqliteEngine:
             self._commit_sequence = work.result()
             self._facts.update(batch.facts)
 
+    def _mended(self, work: Future[int]) -> None:
+        self._note_failure(work)
+        if work.exception() is None:
+            self._commit_sequence = work.result()
+
     def _note_failure(self, work: Future[int]) -> None:
-        """After any failure but a full disk, which changed nothing, this engine refuses everything."""
+        """After any failure but those that changed nothing, this engine refuses everything."""
         failure = work.exception()
-        if failure is not None and not isinstance(failure, DiskFull):
+        if failure is not None and not isinstance(failure, (DiskFull, CantMend)):
             self._failure = failure
 
     async def _in_thread(self, function: Callable[[], T], then: Callable[[Future[T]], None] | None = None) -> T:

@@ -12,18 +12,18 @@ import secrets
 import sqlite3
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from storage import schema
-from storage.engine import Batch, CommitFailed, DiskFull, FolderUnusable
+from storage.engine import CUT_SHORT_FACT, Batch, CantMend, CommitFailed, DiskFull, FolderUnusable
 from storage.folder import DataFolder
 from storage.integrity import fact_checksum, folder_checksum
 from storage.keyspace import hash_of
 from storage.leaf_sums import LeafSums, Statement
 from storage.rows import Row, hint_row, kept_row, record_row
+from storage.scrub import mend
 
 _SIZES = (64, 32, 16, 8, 4, 2, 1)
 """Rows per statement: a few fixed sizes, so that every statement stays prepared. 64 rows are 896 parameters, below the
@@ -74,12 +74,14 @@ class Writer:
         self._cache_bytes = cache_bytes
         self._connection: sqlite3.Connection | None = None
         self._failure: BaseException | None = None
+        self._log_given_back_after = -1
 
     def open(self) -> None:
         """Takes the folder and reads what it says about itself. Raises FolderLocked or FolderUnusable."""
         try:
             self._folder.take()
             self._folder.ensure_database_file()
+            cut_short = self._folder.find_cut_log()
             self._connection = sqlite3.connect(self._folder.database, isolation_level=None)
             self._recognise(self._connection)
             is_new = _number(self._connection, "user_version") == 0
@@ -88,7 +90,13 @@ class Writer:
             apply_settings(self._connection, (*schema.WRITER_SETTINGS, schema.cache_setting(self._cache_bytes)))
             if is_new:
                 _create(self._connection)
+            if cut_short is not None:
+                _refuse_unless_whole(self._connection, cut_short)
+            _empty_log(self._connection)  # what a crash left behind its end must not come to lie behind new commits
             self._read_folder(self._connection)
+            self._folder.reserve_log_index(schema.LOG_INDEX_BYTES)
+            if cut_short is not None:
+                self._keep_as_fact(self._connection, cut_short)
         except (sqlite3.Error, OSError) as error:
             raise FolderUnusable(
                 f"the data folder {self._folder.path} can't be used: {error}. "
@@ -104,16 +112,26 @@ class Writer:
             sequence = self.commit_sequence + 1
             of_leaves = self.leaf_sums.statements(sequence, leaves, leaves_are_all)
             counted = (schema.COUNT_COMMIT, (sequence, folder_checksum(self.incarnation, sequence)))
-            with _undone_if_full(connection):
-                connection.execute("BEGIN IMMEDIATE")
-                for sql, parameters in chain(statements, of_leaves, (counted,)):
-                    connection.execute(sql, parameters)
-                connection.execute("COMMIT")
+            try:
+                with _undone_if_full(connection):
+                    connection.execute("BEGIN IMMEDIATE")
+                    for sql, parameters in chain(statements, of_leaves, (counted,)):
+                        connection.execute(sql, parameters)
+                    connection.execute("COMMIT")
+            except DiskFull:
+                self._give_back_log(connection)
+                raise
             self.leaf_sums.committed(leaves, leaves_are_all)
             self.commit_sequence = sequence
-            if os.stat(_log_of(self._folder.database)).st_size > schema.WAL_BYTES_MAX:
+            if os.stat(self._folder.log).st_size > schema.WAL_BYTES_MAX:
                 _empty_log(connection)
         return sequence
+
+    def _give_back_log(self, connection: sqlite3.Connection) -> None:
+        """The log is the one thing on a full disk that can go; once per commit, for copying it is not for nothing."""
+        if self._log_given_back_after != self.commit_sequence:
+            self._log_given_back_after = self.commit_sequence
+            _empty_log(connection)
 
     def reclaim(self, bytes_max: int) -> int:
         """See Engine.reclaim."""
@@ -131,14 +149,26 @@ class Writer:
                 _empty_log(connection)  # only what is copied from the log into the file makes that shorter
             return (before - _number(connection, "page_count")) * page_bytes
 
+    def mend(self, rows: Sequence[int]) -> int:
+        """See Engine.mend; the number of commits so far."""
+        with self._failing_for_good() as connection:
+            sequence = self.commit_sequence + 1
+            counted = (schema.COUNT_COMMIT, (sequence, folder_checksum(self.incarnation, sequence)))
+            with _undone_if_full(connection):
+                is_mended = mend(connection, rows, counted)
+            if is_mended:
+                self.commit_sequence = sequence
+                _empty_log(connection)
+            return self.commit_sequence
+
     @contextmanager
     def _failing_for_good(self) -> Iterator[sqlite3.Connection]:
-        """The connection, to write with; what fails with it, a full disk excepted, is the last that is tried."""
+        """The connection, to write with; what fails and may be half done is the last that is tried."""
         if self._connection is None or self._failure is not None:
             raise CommitFailed(f"nothing is written after a commit that failed: {self._failure}")
         try:
             yield self._connection
-        except DiskFull:
+        except (DiskFull, CantMend):
             raise
         except BaseException as failure:
             self._failure = failure
@@ -188,6 +218,14 @@ class Writer:
             self.facts[fact[0]] = fact[1]
         self.leaf_sums.read(connection)
 
+    def _keep_as_fact(self, connection: sqlite3.Connection, cut_short: str) -> None:
+        """Not counted as a commit: the sequence must stay below what peers remember."""
+        reason = cut_short.encode()
+        self.facts[CUT_SHORT_FACT] = reason
+        with suppress(DiskFull), _undone_if_full(connection):
+            connection.execute(schema.SET_FACT, (CUT_SHORT_FACT, reason, fact_checksum(CUT_SHORT_FACT, reason)))
+            self._folder.forget_cut_log()
+
     def _damaged(self, what: str) -> FolderUnusable:
         return FolderUnusable(
             f"{what} in {self._folder.database} has changed on disk: its checksum does not match. Nothing was touched. "
@@ -229,6 +267,26 @@ def _undone_if_full(connection: sqlite3.Connection) -> Iterator[None]:
         ) from error
 
 
+def _refuse_unless_whole(connection: sqlite3.Connection, cut_short: str) -> None:
+    """Refuses a database that no longer fits its log, as far as new indexes don't mend it.
+
+    A checkpoint may have copied pages into it from behind the place where the log is cut; then the pages that the log
+    still has are older than those around them.
+    """
+    try:
+        for _ in range(2):
+            complaint = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            if complaint == "ok":
+                return
+            connection.execute("REINDEX")
+    except (sqlite3.DatabaseError, sqlite3.IntegrityError) as error:
+        complaint = str(error)
+    raise FolderUnusable(
+        f"{cut_short}; what is left of it does not fit the database ({complaint}), which can't be trusted any more. "
+        "Move this folder away and start with a new one: the node then gets its data back from the others"
+    )
+
+
 def _empty_log(connection: sqlite3.Connection) -> None:
     """Copies the log into the database and cuts it, if readers let it. What it holds is durable either way."""
     try:
@@ -260,7 +318,3 @@ def _is_sound(checksum_of: Callable[[Any, Any], int], row: tuple[Any, Any, Any])
 
 def _number(connection: sqlite3.Connection, pragma: str) -> int:
     return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
-
-
-def _log_of(database: Path) -> str:
-    return f"{database}-wal"

@@ -39,6 +39,16 @@ async def write(folder: Path, batches: int) -> None:
     await engine.close()
 
 
+async def write_and_hold(folder: Path, batches: int) -> None:
+    """Writes so many batches, says so, and waits to be killed."""
+    engine = SqliteEngine(folder)
+    await engine.open()
+    for number in range(1, batches + 1):
+        await engine.write(batch_number(number))
+    tell(f"written {batches}")
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
 async def hold(folder: Path) -> None:
     """Holds the folder until its standard input ends."""
     engine = SqliteEngine(folder)
@@ -92,4 +102,5 @@ async def fill(folder: Path) -> None:
 if __name__ == "__main__":
     task, folder = sys.argv[1], Path(sys.argv[2])
     tasks = {"hold": hold, "forget": forget, "fill": fill}
-    asyncio.run(write(folder, int(sys.argv[3])) if task == "write" else tasks[task](folder))
+    counted_tasks = {"write": write, "write-and-hold": write_and_hold}
+    asyncio.run(counted_tasks[task](folder, int(sys.argv[3])) if task in counted_tasks else tasks[task](folder))

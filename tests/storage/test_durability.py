@@ -61,7 +61,7 @@ async def batches_found(folder: Path) -> tuple[int, int]:
     try:
         count = engine.commit_sequence
         if count:
-            assert dict(engine.facts) == {"last": b"%d" % count}
+            assert engine.facts["last"] == b"%d" % count
             assert await engine.kept_aside() == batch_number(count).keep
         expected = {key: state for number in range(1, count + 1) for key, state in batch_number(number).states.items()}
         assert expected == await engine.load(list(expected))
@@ -135,7 +135,7 @@ async def test_a_log_cut_short_by_a_flipped_bit_shows_in_the_commit_sequence(
     content[content.index(b"25" * 100)] ^= 1
     log.write_bytes(content)
     found, sequence = await batches_found(tmp_path / "data")
-    assert found == sequence < acknowledged(lines)[-1], "peers that heard the higher one will notice"
+    assert found == sequence < acknowledged(lines)[-1], "peers that heard the higher one notice, too"
 
 
 def unsynced_acknowledgements(trace: list[str]) -> list[str]:
