@@ -33,7 +33,8 @@ class DiskWatch:
 
     def __init__(self, engine: Engine, commits: GroupCommit, fitness: Fitness, reserve_bytes: int) -> None:
         self._engine, self._commits, self._fitness = engine, commits, fitness
-        self._reserve_bytes = reserve_bytes
+        self.reserve_bytes = reserve_bytes
+        """Below so much free room, or a twentieth of the disk if that is less, no writes are taken."""
         self._said = ""
         self.free_bytes = 0
         """As they were at the last look."""
@@ -56,7 +57,7 @@ class DiskWatch:
         except OSError as error:
             self._say(f"the disk does not tell how much room it has: {error}")
             return
-        reserve = min(self._reserve_bytes, int(total * SHARE_MAX))
+        reserve = min(self.reserve_bytes, int(total * SHARE_MAX))
         needed = reserve * ENOUGH if self.is_read_only else reserve
         if self.free_bytes >= needed and not self._commits.is_full:
             if self.is_read_only:

@@ -14,7 +14,7 @@ from cluster.membership.failure_detector import HEARTBEAT_INTERVAL_S
 from cluster.membership.fitness import Bar
 from cluster.node import ClusterNode
 from cluster.protocol.changes import SETTLE, Put
-from cluster.protocol.messages import Accept, Accepted, Forward, Forwarded, Heartbeat, Prepare, Read, Unfit
+from cluster.protocol.messages import Accept, Accepted, Forward, Forwarded, Heartbeat, Held, Prepare, Read, Unfit
 from cluster.repair.disk_watch import ENOUGH, INTERVAL_S, RESERVE_BYTES
 from cluster.requests import Found, NoRoom, Unavailable, Unknown, Written
 from storage.ballot import NONE, ballot_of
@@ -44,6 +44,8 @@ async def test_a_node_whose_clock_is_off_takes_no_writes_until_it_is_right(step_
     bad, clock = cluster.nodes[0], cluster.nodes[0].clock
     clock.wall_step_ms = step_ms
     await soon()
+    if when == "while it runs":
+        assert abs(bad.ballots.now_ms() + step_ms - clock.wall_ms()) <= 1, "ballots go on from before"
     assert f"{abs(step_ms) / 1000:.1f} s {'ahead' if step_ms > 0 else 'behind'} of n1" in "".join(bad.fitness.reasons)
     for level in LEVELS:
         refused = await cluster.put(0, KEY, b"refused", level=level)
@@ -134,6 +136,9 @@ async def test_peers_refuse_a_node_that_does_not_know_that_its_clock_is_off() ->
     assert not bad.fitness.bars
     assert "n0 is off: 3600.0 s ahead" in (cluster.nodes[1].why_refuse(0) or "")
     assert cluster.nodes[1].why_refuse(2) is None
+    for _ in range(20):
+        await asyncio.sleep(SOON_S / 20)
+        assert not cluster.nodes[1].roster.is_writable(0), "whatever it says of itself, and whoever beats"
     weak = await cluster.put(0, key, b"refused", level=Level.WEAK, needed=2, timeout_s=1)
     strong = await cluster.put(0, key, b"refused", timeout_s=1)
     assert isinstance(weak, Unknown)
@@ -235,8 +240,21 @@ async def test_who_reads_a_record_from_afar_writes_above_it() -> None:
         await cluster.ask(slot, Accept(key, record, NONE))
     await cluster.restart_all()
     await soon()
+    cluster.network.treat(Fate.UNSENT, Accept)  # or the read's repair would tell all replicas
     await cluster.get(3, key, level=Level.WEAK, needed=3)
+    cluster.network.heal()
     written = await cluster.put(3, key, b"new", level=Level.WEAK)
+    assert isinstance(written, Written)
+    assert written.version > record.origin
+
+
+async def test_a_coordinator_writes_above_what_lies_in_its_own_replica() -> None:
+    """Where one replica lacks the record from afar, that one takes the write, and one acknowledgement is enough."""
+    cluster = await form_cluster()
+    record = afar(b"afar", weak=True)
+    await hold(cluster, record, 0, 1)
+    assert isinstance(await cluster.ask(0, Read(KEY, True)), Held)  # now it is in memory
+    written = await cluster.put(0, KEY, b"new", level=Level.WEAK)
     assert isinstance(written, Written)
     assert written.version > record.origin
 
@@ -382,9 +400,11 @@ async def test_a_small_disk_keeps_a_twentieth() -> None:
     assert node.fitness.bars == Bar.READ_ONLY
 
 
-async def test_a_disk_without_any_room_ends_nothing() -> None:
+@pytest.mark.parametrize("reserve_bytes", [RESERVE_BYTES, 0])
+async def test_a_disk_without_any_room_ends_nothing(reserve_bytes: int) -> None:
     """The transaction under way waits; what it holds is told to nobody before it is written."""
     cluster = await form_cluster()
+    cluster.nodes[0].disk_watch.reserve_bytes = reserve_bytes
     await cluster.put(0, KEY, b"before", needed=3)
     folder = cluster.nodes[0].engine.folder
     folder.bytes_free = 0

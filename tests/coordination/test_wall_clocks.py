@@ -85,6 +85,9 @@ def test_an_answer_that_lay_about_says_nothing() -> None:
     clocks.heard(1, int(BASE_MS + 101_000), 101.0, 161.0)
     assert clocks.offset_ms(1, BASE_MS) == pytest.approx(0, abs=1)
     assert clocks.judge(BASE_MS, [1]).verdict is Verdict.RIGHT
+    fresh = WallClocks(ALLOWED_MS)
+    fresh.heard(1, int(BASE_MS + 101_000), 101.0, 161.0)
+    assert fresh.judge(BASE_MS, [1]).verdict is Verdict.OPEN
 
 
 def test_a_peer_that_stepped_is_seen_at_once() -> None:
