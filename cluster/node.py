@@ -22,6 +22,7 @@ from cluster.coordination.handover import Handover
 from cluster.coordination.listing import Listing
 from cluster.coordination.merge_back import MergeBack
 from cluster.coordination.primary import Primary
+from cluster.coordination.weak_writing import WeakWriter
 from cluster.link.transport import Transport
 from cluster.membership.failure_detector import HEARTBEAT_INTERVAL_S
 from cluster.membership.fitness import Bar, Fitness, Roster
@@ -43,6 +44,7 @@ from cluster.protocol.prepared import PREPARED_MS_MAX, PreparedBallots
 from cluster.protocol.repair_messages import Inventory, RaisePromise
 from cluster.repair.disk_watch import RESERVE_BYTES, DiskWatch
 from cluster.repair.hash_trees import HashTrees
+from cluster.repair.hints import BYTES_MAX, Hints
 from cluster.repair.parts import Parts
 from cluster.repair.recollection import Recollection
 from cluster.replica.marks import PartitionMarks
@@ -89,6 +91,7 @@ class ClusterNode:
         cache_bytes_max: int,
         clock_offset_max_s: float,
         disk_reserve_bytes: int = RESERVE_BYTES,
+        hints_bytes_max: int = BYTES_MAX,
         scrub_period_s: float = 60.0,
     ) -> None:
         """The engine is open, and `commits` writes to it."""
@@ -119,9 +122,26 @@ class ClusterNode:
         self.handover = Handover(self.context, self.primary, topology, slot)
         self.context.hand_over = self.handover.submit
         self.merge_back = MergeBack(self.context, topology, commits.forget)
-        self._coordinator = Coordinator(
-            self.context, self.replica, topology, slot, self.replica.keep_aside, clock_offset_max_s
+        self.hints = Hints(
+            self.context,
+            engine,
+            commits,
+            tasks,
+            partition_of=self.trees.partition_of,
+            keep_aside=self.replica.keep_aside,
+            kept_aside=lambda: (len(self.merge_back), self.merge_back.size_bytes),
+            bytes_max=hints_bytes_max,
         )
+        self.weak_writer = WeakWriter(
+            self.context,
+            self.replica,
+            topology,
+            slot,
+            hints=self.hints,
+            keep_aside=self.replica.keep_aside,
+            clock_offset_max_s=clock_offset_max_s,
+        )
+        self._coordinator = Coordinator(self.context, self.replica, topology, slot, self.weak_writer)
         self._listing = Listing(self.context, self._coordinator.read, topology, slot)
         self.disk_watch = DiskWatch(engine, commits, self.fitness, disk_reserve_bytes)
         self.wall_watch = WallWatch(clock, self.ballots, self.fitness, topology, slot, clock_offset_max_s)
@@ -140,13 +160,15 @@ class ClusterNode:
         if self._engine.leaves_are_lost:
             log.warning("the hash trees on disk are damaged; they are built anew from all rows")
             await self._commits.wait(self._commits.set_all_leaves(await self.trees.rebuild(self._engine)))
-
-    async def start(self) -> None:
-        """Begins to beat and to merge back what was kept aside before."""
-        self._tasks.spawn(self.disk_watch.run(), "watch the disk")
         for (key, _), record in (await self._engine.kept_aside()).items():
             self.merge_back.add(key, record)
+        await self.hints.load()
+
+    async def start(self) -> None:
+        """Begins to beat, to replay hints and to merge back what was kept aside before."""
+        self._tasks.spawn(self.disk_watch.run(), "watch the disk")
         self._tasks.spawn(self.merge_back.run(), "merge back")
+        self._tasks.spawn(self.hints.run(), "replay hints")
         self.recollection.start()
         self._tasks.spawn(self._beat(), "heartbeat")
 

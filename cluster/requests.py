@@ -110,8 +110,10 @@ class Written(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
 
     version: int
     acks: int
-    """Replicas that had it on disk when the answer was sent."""
+    """Replicas that had it on disk when the answer was sent; 1 where only the node that was asked has it, as a hint."""
     replicas: tuple[str, ...]
+    hinted: bool = False
+    """Whether the node that was asked keeps it on its disk for home replicas that are away, or to be merged back."""
 
 
 class Conflict(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):

@@ -75,6 +75,9 @@ class NodeConfig:
     """Request bodies in memory at once; the next is told to come back."""
     disk_reserve_bytes: int = 64 << 20
     """Room that is left on the disk when writes are refused; of a small disk a twentieth at most."""
+    hints_bytes_max: int = 256 << 20
+    """Weak writes kept on disk for replicas that are away, and to be merged back; the only copy of one is not dropped
+    for it."""
     clock_offset_max_s: float = 5.0
     """How far a wall clock may be off from a majority of the members' before its node is refused."""
     drain_timeout_s: float = 10.0

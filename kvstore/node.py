@@ -100,6 +100,7 @@ class Node:
             cache_bytes_max=config.cache_bytes_max,
             clock_offset_max_s=config.clock_offset_max_s,
             disk_reserve_bytes=config.disk_reserve_bytes,
+            hints_bytes_max=config.hints_bytes_max,
         )
         self._commits.start()
         await self._cluster.load()
@@ -321,9 +322,9 @@ class Node:
         cluster = self._cluster
         return ConvergenceView(
             unfit=tuple(cluster.fitness.reasons),
-            hints=0,
-            hints_bytes=0,
-            hints_sole=0,
+            hints=len(cluster.hints),
+            hints_bytes=cluster.hints.size_bytes,
+            hints_sole=cluster.hints.soles,
             kept_aside=len(cluster.merge_back),
             partitions_in_sync=0,
             partitions_differing=0,
@@ -382,7 +383,27 @@ class Node:
         metrics.gauge(
             "kvstore_disk_full", "1 while this node is read-only", lambda: int(cluster.disk_watch.is_read_only)
         )
+        self._register_hints()
         metrics.gauge("kvstore_conversations", "Rounds under way", lambda: len(cluster.context.sweeper))
+
+    def _register_hints(self) -> None:
+        hints, merge_back, metrics = self._cluster.hints, self._cluster.merge_back, self.metrics
+        metrics.gauge("kvstore_hints", "Weak writes kept for replicas that are away", lambda: len(hints))
+        metrics.gauge("kvstore_hints_bytes", "What they count for at hints_bytes_max", lambda: hints.size_bytes)
+        metrics.gauge("kvstore_hints_sole", "Those that may be their write's only copy", lambda: hints.soles)
+        metrics.gauge("kvstore_hints_waiting", "Hints for each replica", self._hints_waiting, ("peer",))
+        metrics.gauge(
+            "kvstore_hints_oldest_seconds", "Age of the oldest", lambda: hints.oldest_age_s(self._clock.wall_ms())
+        )
+        metrics.counter("kvstore_hints_delivered", "Hints that a replica was done with", lambda: hints.delivered)
+        metrics.counter("kvstore_hints_dropped", "Hints dropped unsent for want of room", lambda: hints.dropped)
+        metrics.gauge(
+            "kvstore_kept_aside_bytes", "What they count for at hints_bytes_max", lambda: merge_back.size_bytes
+        )
+
+    def _hints_waiting(self) -> Mapping[tuple[str, ...], float]:
+        by_slot = self._membership.topology.by_slot
+        return {(by_slot[slot].name,): count for slot, count in self._cluster.hints.per_target().items()}
 
     def _offsets(self) -> Mapping[tuple[str, ...], float]:
         by_slot = self._membership.topology.by_slot

@@ -69,6 +69,10 @@ class WeakWrite:
         """Whether anybody may hold it, or come to: nobody may say `not applied` then."""
         self.must_be_kept = False
         """Whether it was refused and not merged: then it must be kept aside on disk."""
+        self.lost: list[int] = []
+        """The slots from which no answer will come to the latest round."""
+        self.met_wrong_clock = False
+        """Whether a replica holds what only a clock that is wrong can have written."""
 
     def run(self) -> Generator[Step, Answers, Taken | Stuck | Outrun]:
         """The whole conversation."""
@@ -101,6 +105,8 @@ class WeakWrite:
         accept = Accept(self.key, self.record, NONE, yielding)
         answers = yield Ask(accept, self.needed, grants=self.is_taken, hedge=True, hear_out=True)
         kinds = [answer for _, answer in answers]
+        self.lost = [slot for slot, answer in answers if type(answer) is Lost]
+        self.met_wrong_clock = self.met_wrong_clock or any(map(self.is_from_afar, kinds))
         surely_nowhere = len(answers) == self.replicas and all(
             is_surely_without(answer, self.record) for answer in kinds
         )
@@ -116,6 +122,7 @@ class WeakWrite:
         if isinstance(outcome, Written | Settled):
             self.must_be_kept = False
         if isinstance(outcome, Settled) and self._is_too_far(outcome.record):
+            self.met_wrong_clock = True
             # What settled there was written with a wrong clock. This write may have been there before it, and gone.
             return outcome
         if isinstance(outcome, Written | Settled):

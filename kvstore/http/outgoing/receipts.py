@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from cluster.levels import Level
 from kvstore.http.backend import ClusterView
 
+HINTED = ", hinted=1"
+"""The member that tells of a write that this node keeps for replicas that are away, or to be merged back."""
+
 
 def receipt(view: ClusterView, level: Level, needed: int, acks: int, replicas: Sequence[str]) -> str:
     """Who was asked, and who stood behind the answer."""

@@ -151,4 +151,5 @@ class _Run:
         if not isinstance(outcome, Written):
             raise write_problem(self._service.view, request.level, request.needed, request.condition, outcome)
         version = version_text(outcome.version)
-        return {"status": 200, "key": request.key.decode(), "version": version, "acks": outcome.acks}
+        told: Result = {"status": 200, "key": request.key.decode(), "version": version, "acks": outcome.acks}
+        return told | {"hinted": 1} if outcome.hinted else told

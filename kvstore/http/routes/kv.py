@@ -14,7 +14,7 @@ from kvstore.http.incoming.parameters import Choice, Parameters
 from kvstore.http.outgoing.answer import JSON, NOSNIFF, Answer, http_date
 from kvstore.http.outgoing.outcomes import read_problem, write_problem
 from kvstore.http.outgoing.problems import Problem
-from kvstore.http.outgoing.receipts import age, receipt, receipt_of_refusal
+from kvstore.http.outgoing.receipts import HINTED, age, receipt, receipt_of_refusal
 from kvstore.http.routes.service import Service
 from storage.ballot import unix_ms_of, version_text
 from storage.record import Record
@@ -99,6 +99,8 @@ class KeyValue:
             raise write_problem(view, level, needed, condition, outcome)
         version = version_text(outcome.version)
         told = receipt(view, level, needed, outcome.acks, outcome.replicas)
+        if outcome.hinted:
+            told += HINTED
         etag = "" if value is None else f'ETag: "{version}"\r\n'
         body = _encode(WriteReceipt(key.decode(), version, level, outcome.acks, view.n))
         return Answer(200, f"{etag}{JSON}KV-Receipt: {told}\r\n", body, level)

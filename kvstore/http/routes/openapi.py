@@ -91,7 +91,8 @@ _TIMEOUT = _query(
 _RECEIPT: Node = {
     "schema": _TEXT,
     "description": "What the answer says about itself (an RFC 9651 dictionary): consistency, n, needed, acks, "
-    "replicas, coordinator, epoch; age in seconds on weak and eventual reads",
+    "replicas, coordinator, epoch; age in seconds on weak and eventual reads; hinted=1 on weak and eventual writes "
+    "that the node keeps on its disk for replicas that are away",
 }
 _RECEIPT_HEADER: Node = {"KV-Receipt": {"$ref": "#/components/headers/KV-Receipt"}}
 _ETAG: Node = {"ETag": {"schema": _TEXT, "description": "The version in double quotes"}}

@@ -1,0 +1,265 @@
+"""Weak and eventual writes on their way, and the hints that they leave behind.
+
+    enough replicas have it ............... written; home replicas that seem dead are left a hint, on disk before the
+                                            answer
+    an eventual write for one copy that
+      no home replica can be asked ........ kept as a sole hint: written
+      none has acknowledged for a while ... the same; what was sent may still arrive, under the same ballot
+      all refused, and can't merge now .... kept aside, and merged back: written
+    any other that falls short ............ unknown, and kept aside where it was refused; or not applied
+
+A hint never counts as one of several copies that were asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from cluster.coordination.drive import Context, Drive
+from cluster.levels import Level
+from cluster.membership.placement import partition_of
+from cluster.membership.topology import Topology
+from cluster.protocol.weak_write import Outrun, Stuck, Taken, WeakWrite
+from cluster.repair.hints import Hints, KeepAside
+from cluster.replica.replica import Replica
+from cluster.requests import Unavailable, Unknown, WriteOutcome, WriteRequest, Written
+from storage.ballot import NONE
+from storage.record import Record
+
+HINT_AFTER_S = 1.0
+"""How long an eventual write waits for a home replica before it is kept as a hint; half its timeout if that is
+shorter. Far above a healthy answer."""
+FULL = (
+    "no home replica of the key answers, and what this node keeps for absent replicas already fills hints_bytes_max. "
+    "Wait until nodes return, or give it more room"
+)
+
+
+class WeakWriter:
+    """The weak and eventual writes of one node."""
+
+    def __init__(
+        self,
+        context: Context,
+        replica: Replica,
+        topology: Callable[[], Topology],
+        own_slot: int,
+        *,
+        hints: Hints,
+        keep_aside: KeepAside,
+        clock_offset_max_s: float,
+    ) -> None:
+        self._context, self._replica, self._topology, self._own_slot = context, replica, topology, own_slot
+        self._hints, self._keep_aside, self._clock_offset_max_s = hints, keep_aside, clock_offset_max_s
+        self._under_way: dict[int, bytes] = {}
+
+    def begin(self, request: WriteRequest, deadline_s: float, outcome: asyncio.Future[WriteOutcome]) -> None:
+        """Writes; the outcome is set by the deadline."""
+        topology = self._topology()
+        alive = self._context.roster.writable(topology.replicas_of(request.key))
+        is_hintable = request.level is Level.EVENTUAL and request.needed == 1
+        if len(alive) < request.needed and not is_hintable:
+            set_once(outcome, Unavailable(request.needed, len(alive), topology.names(alive)))
+            return
+        _WeakWriting(self, topology, request, is_hintable, deadline_s, outcome).start(bool(alive))
+
+    def oldest(self, partition: int) -> int | None:
+        """The lowest origin of the writes of this partition that are under way; None when there is none."""
+        partitions = self._topology().partitions
+        origins = (origin for origin, key in self._under_way.items() if partition_of(key, partitions) == partition)
+        return min(origins, default=None)
+
+
+class _WeakWriting:
+    """One of them. In the sweeper only while it waits for this node's own disk."""
+
+    __slots__ = (
+        "_is_hintable",
+        "_is_kept",
+        "_is_over",
+        "_outcome",
+        "_record",
+        "_request",
+        "_slots",
+        "_then",
+        "_topology",
+        "_write",
+        "_writer",
+        "deadline_s",
+        "patience_s",
+    )
+
+    def __init__(
+        self,
+        writer: WeakWriter,
+        topology: Topology,
+        request: WriteRequest,
+        is_hintable: bool,
+        deadline_s: float,
+        outcome: asyncio.Future[WriteOutcome],
+    ) -> None:
+        self._writer, self._topology, self._request, self._is_hintable = writer, topology, request, is_hintable
+        self._slots = topology.replicas_of(request.key)
+        self.deadline_s, self.patience_s, self._outcome = deadline_s, float("inf"), outcome
+        self._is_over = self._is_kept = False
+        # A record that lies here may be stamped far ahead, by a clock that was wrong before this node last started.
+        state = writer._replica.peek(request.key)
+        self._make_record(above=NONE if state is None else state.ballot)
+
+    def _make_record(self, above: int) -> None:
+        ballots, allowed_s = self._writer._context.ballots, self._writer._clock_offset_max_s
+        request, topology = self._request, self._topology
+        ballot = ballots.tick(above)
+        self._writer._under_way[ballot] = request.key
+        self._record = Record(ballot, ballot, True, request.value, request.content_type)
+        self._write = WeakWrite(
+            request.key,
+            self._record,
+            needed=request.needed,
+            majority=topology.majority,
+            replicas=topology.n,
+            name_of=lambda slot: topology.by_slot[slot].name,
+            horizon=lambda ballot: ballots.horizon(ballot, allowed_s),
+        )
+
+    def start(self, is_anybody_there: bool) -> None:
+        """Begins."""
+        if not is_anybody_there:
+            self._keep_sole()
+            return
+        decided_s = self.deadline_s
+        if self._is_hintable:
+            timeout_s = self._request.timeout_s
+            decided_s -= timeout_s - min(HINT_AFTER_S, timeout_s / 2)
+        context, key = self._writer._context, self._request.key
+        Drive(context, key, self._write.run(), self._slots, decided_s, self._ended, self._fell_short).start()
+
+    def _ended(self, end: Taken | Stuck | Outrun) -> None:
+        if isinstance(end, Taken):
+            self._taken()
+        elif isinstance(end, Outrun):
+            self._release()
+            self._make_record(above=end.highest)
+            self.start(is_anybody_there=True)
+        else:
+            self._fell_short()
+
+    # -- enough have it ----------------------------------------------------------------------------------------------
+
+    def _taken(self) -> None:
+        targets = self._missed()
+        if targets and self._writer._hints.add(self._request.key, self._record, targets, False, self._hinted):
+            self._wait(then=self._acknowledge)
+        else:
+            self._acknowledge()
+        self._release()
+
+    def _missed(self) -> tuple[int, ...]:
+        """The home replicas that will not have it by themselves. One that is merely slow will, for it was sent it."""
+        write, by_slot = self._write, self._topology.by_slot
+        is_writable = self._writer._context.roster.is_writable
+        return tuple(
+            slot
+            for slot in self._slots
+            if (not is_writable(slot) or slot in write.lost) and by_slot[slot].name not in write.taken
+        )
+
+    def _hinted(self) -> None:
+        if not self._is_over:
+            self._writer._context.sweeper.discard(self)
+            self._acknowledge(hinted=True)
+
+    def _acknowledge(self, hinted: bool = False) -> None:
+        names = tuple(sorted(self._write.taken))
+        set_once(self._outcome, Written(self._record.origin, len(names), names, hinted))
+
+    # -- too few have it, and there is no time or no way to go on ----------------------------------------------------
+
+    def _fell_short(self) -> None:
+        writer, request, write = self._writer, self._request, self._write
+        if write.met_wrong_clock:
+            self._is_hintable = False  # what stands in its way may win over it in the end, and it was never read
+        if write.must_be_kept and writer._hints.has_room(request.key, self._record):
+            self._is_kept = True
+            self._wait(then=self._admit)
+            writer._keep_aside(request.key, self._record, self._kept_aside)
+        elif self._is_hintable and not write.must_be_kept:
+            self._keep_sole()
+        else:
+            self._release()
+            self._admit(FULL if write.must_be_kept else "")
+
+    def _kept_aside(self) -> None:
+        self._release()
+        if self._is_hintable:
+            self._kept()
+        elif not self._is_over:
+            self._writer._context.sweeper.discard(self)
+            self._admit()
+
+    def _keep_sole(self) -> None:
+        """Its ballot must not be given out again after a crash: first the clock's ceiling, then the hint."""
+        self._wait(then=self._give_up)
+        self._writer._context.ballots.when_durable(self._put_sole)
+
+    def _give_up(self) -> None:
+        """The clock's ceiling did not get to the disk in time, and so neither did the hint."""
+        self._release()
+        self._admit()
+
+    def _put_sole(self) -> None:
+        if self._is_over:
+            return
+        self._then = self._admit_hint
+        is_there_room = self._writer._hints.add(self._request.key, self._record, self._slots, True, self._kept)
+        self._release()
+        if not is_there_room:
+            self._writer._context.sweeper.discard(self)
+            self._admit(FULL)
+
+    def _kept(self) -> None:
+        """It is on this node's disk, and will be brought to the others from there."""
+        if not self._is_over:
+            self._writer._context.sweeper.discard(self)
+            own = self._topology.by_slot[self._writer._own_slot].name
+            set_once(self._outcome, Written(self._record.origin, 1, (own,), hinted=True))
+
+    def _admit_hint(self) -> None:
+        """The hint is on its way to the disk, and the time is up."""
+        self._is_kept = True
+        self._admit()
+
+    def _admit(self, reason: str = "") -> None:
+        """Tells what is known of a write that fell short."""
+        names, needed = tuple(sorted(self._write.taken)), self._request.needed
+        if self._write.may_be_applied or self._is_kept:
+            set_once(self._outcome, Unknown(needed, len(names), names, self._record.origin))
+        else:
+            set_once(self._outcome, Unavailable(needed, len(names), names, reason))
+
+    # -- waiting for this node's disk --------------------------------------------------------------------------------
+
+    def _wait(self, then: Callable[[], None]) -> None:
+        """A stalled disk must not hold up the answer beyond the deadline: `then` gives it."""
+        self._then = then
+        self._writer._context.sweeper.add(self)
+
+    def expire(self) -> None:
+        """The disk did not get done in time."""
+        self._is_over = True
+        self._then()
+
+    def hurry(self) -> None:
+        """A disk is not hurried."""
+
+    def _release(self) -> None:
+        """From here on somebody else knows of it: a replica, the hints, what is kept aside, or nobody."""
+        self._writer._under_way.pop(self._record.origin, None)
+
+
+def set_once(future: asyncio.Future[Any], value: object) -> None:
+    """Sets the result, unless the one who awaits it has gone or has it already."""
+    if not future.done():
+        future.set_result(value)
