@@ -86,7 +86,7 @@ class WallWatch:
         off_ms = judgement.off_ms if judgement.verdict is Verdict.RIGHT else {}
         before, by_slot = self._refused, self._topology().by_slot
         self._refused = {
-            slot: f"the wall clock of {by_slot[slot].name} is off: {_shown(ms)} of what a majority of the members "
+            slot: f"the wall clock of {by_slot[slot].name} is off: {_shown(ms)} what a majority of the members "
             f"say, and {self._allowed_offset_s:g} s are allowed"
             for slot, ms in off_ms.items()
         }
@@ -107,7 +107,7 @@ class WallWatch:
 
     def _reason(self, off_ms: dict[int, float]) -> str:
         names = self._topology().by_slot
-        said = ", ".join(f"{_shown(-ms)} of {names[slot].name}" for slot, ms in sorted(off_ms.items()))
+        said = ", ".join(f"{_shown(-ms)} {names[slot].name}" for slot, ms in sorted(off_ms.items()))
         nobody = " Of two clocks nobody can tell which is right." if len(names) == 2 else ""
         return (
             f"this node's wall clock is off: {said}; {self._allowed_offset_s:g} s are allowed.{nobody} "
@@ -122,4 +122,4 @@ class WallWatch:
 
 
 def _shown(ahead_ms: float) -> str:
-    return f"{abs(ahead_ms) / 1000:.1f} s {'ahead' if ahead_ms > 0 else 'behind'}"
+    return f"{abs(ahead_ms) / 1000:.1f} s {'ahead of' if ahead_ms > 0 else 'behind'}"

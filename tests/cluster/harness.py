@@ -55,8 +55,8 @@ def is_running(pid: int) -> bool:
 class ClusterHarness:
     """Nodes n1, n2, ... of one cluster. A context manager; start() and stop() work without `with`, too.
 
-    `flags` go to every node and `node_flags` to the one of that name, `environment` is added to theirs; all may be
-    changed before a restart.
+    `flags` go to every node and `node_flags` to the one of that name, `environment` is added to theirs and
+    `node_environment` to that of the one of that name; all may be changed before a restart.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class ClusterHarness:
         self.flags = list(flags)
         self.node_flags = dict(node_flags or {})
         self.environment = dict(environment or {})
+        self.node_environment: dict[str, dict[str, str]] = {}
         self._replicas = replicas
         self._zones = dict(zip(self.names, zones, strict=True)) if zones else {}
         self._ports = PortBlock()
@@ -135,6 +136,10 @@ class ClusterHarness:
         """The node's data folder."""
         return self.folder / name
 
+    def exit_code(self, name: str, timeout_s: float = READY_TIMEOUT_S) -> int:
+        """Waits for the node to end by itself."""
+        return self._processes[name].wait(timeout_s)
+
     def pid(self, name: str) -> int:
         """The id of its latest process."""
         return self._processes[name].pid
@@ -150,7 +155,7 @@ class ClusterHarness:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=clean_environment(**self.environment),
+                env=clean_environment(**self.environment, **self.node_environment.get(name, {})),
                 preexec_fn=dying_with(os.getpid()),  # noqa: PLW1509 - tests start nodes from the main thread
             )
 

@@ -46,7 +46,7 @@ async def test_a_node_whose_clock_is_off_takes_no_writes_until_it_is_right(step_
     await soon()
     if when == "while it runs":
         assert abs(bad.ballots.now_ms() + step_ms - clock.wall_ms()) <= 1, "ballots go on from before"
-    assert f"{abs(step_ms) / 1000:.1f} s {'ahead' if step_ms > 0 else 'behind'} of n1" in "".join(bad.fitness.reasons)
+    assert f"{abs(step_ms) / 1000:.1f} s {'ahead of' if step_ms > 0 else 'behind'} n1" in "".join(bad.fitness.reasons)
     for level in LEVELS:
         refused = await cluster.put(0, KEY, b"refused", level=level)
         assert isinstance(refused, Unavailable)
