@@ -42,11 +42,11 @@ from cluster.protocol.messages import (
 )
 from cluster.protocol.prepared import PREPARED_MS_MAX, PreparedBallots
 from cluster.protocol.repair_messages import Inventory, RaisePromise
+from cluster.repair.amnesia.recollection import Recollection
 from cluster.repair.disk_watch import RESERVE_BYTES, DiskWatch
 from cluster.repair.hash_trees import HashTrees
 from cluster.repair.hints import BYTES_MAX, Hints
 from cluster.repair.parts import Parts
-from cluster.repair.recollection import Recollection
 from cluster.replica.marks import PartitionMarks
 from cluster.replica.replica import Replica, Respond
 from cluster.requests import (

@@ -110,6 +110,12 @@ class Network:
         self.treat(Fate.UNSENT, source=slot)
         self.treat(Fate.UNSENT, target=slot)
 
+    def rejoin(self, slot: int) -> None:
+        """What was cut off is back."""
+        self.down.discard(slot)
+        unsent = [rule for rule in self.rules if rule.fate is Fate.UNSENT and slot in (rule.source, rule.target)]
+        self.rules = [rule for rule in self.rules if rule not in unsent]
+
     def heal(self) -> None:
         self.rules.clear()
         self.down.clear()
@@ -171,6 +177,7 @@ class Cluster:
     def __init__(self, topology: Topology) -> None:
         self.topology, self.network = topology, Network()
         self.nodes = self.network.nodes
+        self.starts = 0
 
     async def add(self, slot: int, *, folder: MemoryFolder | None = None, wall_step_ms: int = 0) -> None:
         disk, clock, tasks = asyncio.Event(), VirtualClock(), Tasks()
@@ -192,21 +199,41 @@ class Cluster:
             commits=commits,
             transport=FakeTransport(self.network, slot),
             clock=clock,
-            random=Random(slot),
+            random=Random(slot + 100 * self.starts),
             tasks=tasks,
             cache_bytes_max=1 << 24,
             clock_offset_max_s=5.0,
         )
         node.engine, node.disk, node.clock, node.commits, node.tasks = engine, disk, clock, commits, tasks
-        self.nodes.append(node)
+        self.starts += 1
+        self.nodes[slot : slot + 1] = [node]
+
+    async def end(self, slot: int) -> MemoryFolder:
+        """The node is killed at rest, and everybody knows it; its folder, of which copy.deepcopy makes another."""
+        self.network.cut_off(slot)
+        await self._end(self.nodes[slot])
+        return self.nodes[slot].engine.folder
+
+    async def begin(self, slot: int, folder: MemoryFolder | None = None) -> Node:
+        """The node that has ended starts on this folder, a new one if none is given; nothing is waited for."""
+        await self.add(slot, folder=folder)
+        self.network.rejoin(slot)
+        node = self.nodes[slot]
+        await node.load()
+        await node.start()
+        return node
+
+    @staticmethod
+    async def _end(node: Node) -> None:
+        await node.tasks.cancel_all()
+        await node.commits.stop()
+        await node.engine.close()
 
     async def restart_all(self) -> None:
         """Every node is killed at rest and starts again on its folder, with its wall clock right."""
         folders = [node.engine.folder for node in self.nodes]
         for node in self.nodes:
-            await node.tasks.cancel_all()
-            await node.commits.stop()
-            await node.engine.close()
+            await self._end(node)
         self.nodes.clear()
         for slot, folder in enumerate(folders):
             await self.add(slot, folder=folder)

@@ -21,12 +21,12 @@ import structlog
 from cluster.membership.fitness import Bar
 from cluster.protocol.messages import Held, Read
 from cluster.protocol.repair_messages import Inventoried, Inventory, PromiseRaised, RaisePromise
-from cluster.repair.findings import Listed, Place, ballots_of, compare, end_of, place_of
+from cluster.repair.amnesia.findings import Listed, Place, ballots_of, compare, end_of, place_of
+from cluster.repair.amnesia.rounds import Rounds
+from cluster.repair.amnesia.verification import RECOVERY, UNVERIFIED_FROM
 from cluster.repair.parts import Parts
-from cluster.repair.rounds import Rounds
-from cluster.repair.verification import RECOVERY, UNVERIFIED_FROM
 from storage.ballot import NONE
-from storage.engine import Row
+from storage.engine import CUT_SHORT_FACT, Row
 from storage.record import Record
 
 PARTITIONS_AT_ONCE = 4
@@ -77,6 +77,8 @@ class Recovery:
         self._round = NONE
         self._waits: dict[int, str] = {}
         self._is_running = self._must_begin_anew = False
+        self.gate = asyncio.Lock()
+        """Whoever holds it has the node barred by begin(), and recovered only once it lets go."""
 
     def begin(self, reason: str) -> None:
         """Bars this node at once, and begins; once more from the beginning, if it was at it already."""
@@ -115,12 +117,14 @@ class Recovery:
         reporter = self._tasks.spawn(self._report(), "report on the recovery")
         try:
             while True:
-                self._round, self._must_begin_anew = NONE, False
+                async with self.gate:
+                    self._round, self._must_begin_anew = NONE, False
                 waiting = sorted(self._fitness.recovering)
                 self.progress = Progress(partitions=len(waiting))
                 await asyncio.gather(*(self._work(waiting) for _ in range(PARTITIONS_AT_ONCE)))
                 if not self._must_begin_anew:
                     self._commits.set_fact(RECOVERY, b"")
+                    self._commits.set_fact(CUT_SHORT_FACT, b"")
                     await self._commits.wait(self._commits.set_fact(UNVERIFIED_FROM, b""))
                     if not self._must_begin_anew:
                         break

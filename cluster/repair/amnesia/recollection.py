@@ -15,13 +15,13 @@ import structlog
 from cluster.membership.fitness import Bar
 from cluster.membership.peer_memory import PEERS, PeerMemory
 from cluster.protocol.messages import Alive, Heartbeat, Remembered
+from cluster.repair.amnesia.quarantine import Quarantine
+from cluster.repair.amnesia.recovery import Recovery
+from cluster.repair.amnesia.rounds import Rounds
+from cluster.repair.amnesia.verification import RECOVERY, UNVERIFIED_FROM, Standing, Verification
+from cluster.repair.amnesia.witness import Witness
 from cluster.repair.parts import Parts
-from cluster.repair.quarantine import Quarantine
-from cluster.repair.recovery import Recovery
-from cluster.repair.rounds import Rounds
 from cluster.repair.scrubbing import Scrubbing
-from cluster.repair.verification import RECOVERY, UNVERIFIED_FROM, Standing, Verification
-from cluster.repair.witness import Witness
 
 LOOK_S = 1.0
 """How often it is looked whether what is remembered of others has to go to disk."""
@@ -65,7 +65,7 @@ class Recollection:
         self.rounds = Rounds(parts.context, topology, parts.slot, clock_offset_max_s)
         self.witness = Witness(parts)
         self.recovery = Recovery(parts, self.rounds, self._recovered)
-        self.quarantine = Quarantine(parts, self.rounds, self.lose)
+        self.quarantine = Quarantine(parts, self.rounds, self.recovery, self.lose)
         self.scrubbing = Scrubbing(engine, parts.context.clock, scrub_period_s, self.quarantine.found)
         self._fitness.bar(Bar.UNVERIFIED, self.verification.question)
 

@@ -12,15 +12,16 @@ would then look like one never heard of, and is noted on disk before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 import structlog
 
 from cluster.membership.fitness import Bar
+from cluster.repair.amnesia.recovery import Recovery
+from cluster.repair.amnesia.rounds import Rounds
 from cluster.repair.parts import Parts
-from cluster.repair.rounds import Rounds
-from storage.engine import Rot
+from storage.engine import CantMend, Rot
 
 QUARANTINE = "quarantine"
 """The fact that lists the keys whose damaged rows were removed and that are not settled yet."""
@@ -28,6 +29,8 @@ AT_ONCE = 8
 INTERVAL_S = 0.5
 RETRY_S = 5.0
 """Pause after a round that could not settle a key."""
+_UNREADABLE = -1
+"""The number that a scrub gives to what it can't read."""
 log = structlog.get_logger()
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(dict[bytes, str]).decode
@@ -36,45 +39,69 @@ _decode = msgspec.msgpack.Decoder(dict[bytes, str]).decode
 class Quarantine:
     """The damaged keys of one replica, and the task that recovers them."""
 
-    def __init__(self, parts: Parts, rounds: Rounds, lose_all: Callable[[str], None]) -> None:
+    def __init__(self, parts: Parts, rounds: Rounds, recovery: Recovery, lose_all: Callable[[str], None]) -> None:
         """lose_all(reason) sends the whole node into recovery: a row was lost, and nobody can say of which key."""
-        self._rounds, self._lose_all = rounds, lose_all
+        self._rounds, self._recovery, self._lose_all = rounds, recovery, lose_all
         self._replica, self._engine, self._commits = parts.replica, parts.engine, parts.commits
         self._trees, self._fitness, self._tasks = parts.trees, parts.fitness, parts.tasks
         noted = parts.engine.facts.get(QUARANTINE)
         self._noted: dict[bytes, str] = _decode(noted) if noted else {}
         self._under_way: set[bytes] = set()
+        self._passed_over: set[int] = {0}
         for key, reason in self._noted.items():
             self._replica.exclude(key, reason)
 
     async def found(self, rotten: list[Rot]) -> None:
         """A scrub has found damaged rows: their keys take part in nothing from now on, and the rows go."""
-        rows: list[int] = []
-        held: set[bytes] = set()
         for rot in rotten:
-            if rot.key is None:
-                log.error("a row has lost its key; all keys are to be recovered", row=rot.row, reason=rot.reason)
-                self._lose_all(f"the key of a row has rotted: {rot.reason}")
-            elif self._is_in_hand(rot.key):
-                continue  # it is written anew just now; if it is not, the next sweep finds it again
-            else:
-                if rot.key not in self._replica.damaged:
-                    log.error("a record is damaged; this replica takes no part for its key until it is settled anew",
-                              key=repr(rot.key), reason=rot.reason)  # fmt: skip
-                self._replica.exclude(rot.key, rot.reason)
-                self._noted[rot.key] = rot.reason
-                held.add(rot.key)
-            rows.append(rot.row)
-        if not rows:
+            if rot.row == 0:  # kept aside, or a hint: no acceptor's memory
+                log.error("a weak write that waited on this disk has rotted", reason=rot.reason)
+        rotten = [rot for rot in rotten if rot.row not in self._passed_over]
+        unreadable = [rot for rot in rotten if rot.row < 0]
+        if unreadable:
+            await self._bar_for_good(unreadable[0].reason)
             return
-        self._under_way |= held  # the row that is removed must not be one that was restored meanwhile
+        keyless = [rot for rot in rotten if rot.key is None]
+        if keyless:
+            async with self._recovery.gate:
+                self._lose_all(f"the key of a row has rotted, and nothing tells whose it was: {keyless[0].reason}")
+                await self._remove([rot.row for rot in keyless])
+        keys = {rot.key: rot for rot in rotten if rot.key is not None and not self._is_in_hand(rot.key)}
+        if keys:
+            self._under_way |= keys.keys()  # the row that is removed must not be one that was restored meanwhile
+            try:
+                await self._exclude(keys)
+            finally:
+                self._under_way -= keys.keys()
+
+    async def _exclude(self, keys: Mapping[bytes, Rot]) -> None:
+        for key, rot in keys.items():
+            if key not in self._replica.damaged:
+                log.error("a record is damaged; this replica takes no part for its key until it is settled anew",
+                          key=repr(key), reason=rot.reason)  # fmt: skip
+            self._replica.exclude(key, rot.reason)
+            self._noted[key] = rot.reason
+        self._note()
+        await self._remove([rot.row for rot in keys.values()])
+
+    async def _remove(self, rows: list[int]) -> None:
+        """Removes rows once it is on disk that something is to be recovered for them."""
+        await self._commits.wait(self._commits.ticket)
         try:
-            await self._commits.wait(self._note())
             await self._commits.alone(lambda: self._engine.mend(rows))
-        finally:
-            self._under_way -= held
+        except CantMend as error:
+            # They stay, and what is written anew for their keys is another row. Only a new folder is without them.
+            self._passed_over.update(rows)
+            log.error("damaged rows can't be removed; let this node start with a new folder soon", error=str(error))
+
+    async def _bar_for_good(self, reason: str) -> None:
+        """Pages can't be read, so nobody knows what was on them, and what is written beside them may fail."""
+        self._passed_over.add(_UNREADABLE)
+        await self._recovery.gate.acquire()  # and never lets go: on this folder there is no recovery
+        self._lose_all(reason)
 
     def _is_in_hand(self, key: bytes) -> bool:
+        """Whether the key is written anew just now; if it turns out not to be, the next sweep finds it again."""
         is_recovering = self._trees.partition_of(key) in self._fitness.recovering
         return is_recovering or key in self._under_way or self._replica.is_being_written(key)
 
