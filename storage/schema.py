@@ -49,7 +49,7 @@ _RECORD_COLUMNS = """
     checksum       INTEGER NOT NULL,
     value          BLOB"""
 
-_MAY_BE_PURGED = "(value IS NULL OR expires_at_ms > 0)"
+MAY_BE_PURGED = "(value IS NULL OR expires_at_ms > 0)"
 """A tombstone, a promise alone, a value that expires: as the index says it, word for word, or it is not used."""
 
 TABLES = (
@@ -59,7 +59,7 @@ TABLES = (
     promised       INTEGER NOT NULL,{_RECORD_COLUMNS.format(origin=_ORIGIN)}
 )""",
     "CREATE INDEX records_by_place ON records (place)",
-    f"CREATE INDEX records_to_purge ON records (place) WHERE {_MAY_BE_PURGED}",
+    f"CREATE INDEX records_to_purge ON records (place) WHERE {MAY_BE_PURGED}",
     f"""CREATE TABLE kept_aside (
     key            BLOB    NOT NULL,
     origin         INTEGER NOT NULL,{_RECORD_COLUMNS.format(origin="")},
@@ -186,7 +186,7 @@ ROWS_BY_PLACE = """SELECT place, key, promised, ballot, origin, value IS NULL, e
 """Parameters: the first place, the first behind the last, place and key to go on behind, limit. Doesn't read values."""
 
 PURGEABLE = f"""SELECT place, key FROM records INDEXED BY records_to_purge
-    WHERE {_MAY_BE_PURGED} AND place >= ? AND place < ? AND max(ballot, promised) <= ?
+    WHERE {MAY_BE_PURGED} AND place >= ? AND place < ? AND max(ballot, promised) <= ?
     AND (value IS NULL OR expires_at_ms < ?) ORDER BY place"""
 """Parameters: the first place, the first behind the last, the highest ballot, a Unix time in milliseconds."""
 
@@ -231,8 +231,8 @@ _BACK_BY_KEY = f"""(SELECT found.rowid FROM records AS found INDEXED BY {_KEY_IN
     WHERE found.key = looked_at.key AND found.promised >= 0)"""
 _BACK_BY_PLACE = """EXISTS (SELECT 1 FROM records AS found INDEXED BY records_by_place
     WHERE found.place = looked_at.place AND found.rowid = looked_at.rowid)"""
-_BACK_TO_PURGE = f"""(NOT {_MAY_BE_PURGED} OR EXISTS (SELECT 1 FROM records AS found INDEXED BY records_to_purge
-    WHERE {_MAY_BE_PURGED} AND found.place = looked_at.place AND found.rowid = looked_at.rowid))"""
+_BACK_TO_PURGE = f"""(NOT {MAY_BE_PURGED} OR EXISTS (SELECT 1 FROM records AS found INDEXED BY records_to_purge
+    WHERE {MAY_BE_PURGED} AND found.place = looked_at.place AND found.rowid = looked_at.rowid))"""
 _LOOK = f"SELECT rowid, {_BACK_BY_KEY}, place, {_BACK_BY_PLACE}, {_BACK_TO_PURGE}, {_HEADER}, value"
 _LOOKED_AT = "FROM records AS looked_at NOT INDEXED WHERE rowid"
 

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.repair.hash_trees import HashTrees
 from storage import CommitFailed, FolderLocked, ReplicaState, SqliteEngine
-from tests.storage.children import KEYS_PER_BATCH, batch_number
+from storage.ballot import NONE
+from tests.storage.children import KEYS_PER_BATCH, PARTITIONS, batch_number, hints_of
 
 ROOT = Path(__file__).parents[2]
 Child = subprocess.Popen[str]
@@ -200,4 +202,27 @@ async def test_nothing_is_written_behind_a_commit_that_failed(tmp_path: Path) ->
         await first
     with pytest.raises(CommitFailed, match="nothing is written after a commit that failed"):
         await second
+    await engine.close()
+
+
+@pytest.mark.parametrize("wait_for", [1, 60, 250])
+async def test_after_a_kill_the_leaves_are_the_sums_of_the_rows_and_the_hints_are_those_of_the_last_batch(
+    child: Callable[..., Child], tmp_path: Path, wait_for: int
+) -> None:
+    writer = child("write_trees", tmp_path / "data")
+    lines = [next_line(writer) for _ in range(wait_for)] + kill_and_collect(writer)
+    engine = SqliteEngine(tmp_path / "data")
+    await engine.open()
+    last = engine.commit_sequence
+    assert last - acknowledged(lines)[-1] in (0, 1), "the one under way may be there, whole"
+    page = await engine.rows(0, 1 << 32, None, 10_000)
+    assert page.complete
+    trees = HashTrees(PARTITIONS, {})
+    for row in page.rows:
+        trees.replace(row.key, NONE, row.ballot)
+    assert len(page.rows) >= min(last, 30)
+    assert [trees.leaf_sums(partition) for partition in range(PARTITIONS)] == [
+        HashTrees(PARTITIONS, engine.leaves).leaf_sums(partition) for partition in range(PARTITIONS)
+    ]
+    assert (await engine.hints(0, 10_000, 1 << 20)).hints == hints_of(last)
     await engine.close()
