@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from storage import Batch, CommitFailed, GroupCommit, MemoryEngine, Record, ReplicaState
+from storage import (
+    Batch,
+    CommitFailed,
+    DiskFull,
+    GroupCommit,
+    Hint,
+    MemoryEngine,
+    Record,
+    ReplicaState,
+    group_commit,
+)
 
 
 class Disk:
@@ -64,6 +74,13 @@ def state(ballot: int) -> ReplicaState:
 async def turns(count: int = 5) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Turns of the loop until it holds."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - the condition is somebody else's
+            await asyncio.sleep(0)
 
 
 async def test_everything_of_one_turn_is_one_transaction(disk: Disk, commits: GroupCommit) -> None:
@@ -226,3 +243,137 @@ async def test_a_waiter_that_is_cancelled_undoes_nothing(disk: Disk, commits: Gr
     disk.let_go()
     await commits.wait(ticket)
     assert disk.engine.folder.states == {b"a": state(1)}
+
+
+async def test_a_full_disk_holds_everything_back_in_order_until_there_is_room(
+    disk: Disk, commits: GroupCommit, monkeypatch: pytest.MonkeyPatch, failures: list[BaseException]
+) -> None:
+    monkeypatch.setattr(group_commit, "FULL_RETRY_S", 0)
+    folder = disk.engine.folder
+    await commits.wait(commits.put(b"before", state(1)))
+    folder.bytes_free = 0
+    called: list[int] = []
+    first = commits.put(b"a", state(2))
+    commits.when(first, lambda: called.append(1))
+    await until(lambda: commits.is_full)
+    second = commits.put(b"a", state(3))
+    commits.set_leaf(5, 55)
+    commits.when(second, lambda: called.append(2))
+    waiting = asyncio.ensure_future(commits.wait(second))
+    tried = len(disk.batches)
+    await until(lambda: len(disk.batches) > tried + 3)
+    assert (called, commits.committed, commits.backlog, waiting.done()) == ([], 1, 2, False)
+    assert folder.states == {b"before": state(1)}
+    folder.bytes_free = 1
+    await waiting
+    assert (called, commits.is_full, failures) == ([1, 2], False, [])
+    assert folder.states == {b"before": state(1), b"a": state(3)}
+    assert folder.commit_sequence == 3, "each batch once, though it was tried often"
+    assert disk.batches[-2].states == {b"a": state(2)}
+
+
+async def test_stopping_while_the_disk_is_full_ends_and_tells_those_who_wait(
+    disk: Disk, commits: GroupCommit, monkeypatch: pytest.MonkeyPatch, failures: list[BaseException]
+) -> None:
+    monkeypatch.setattr(group_commit, "FULL_RETRY_S", 0)
+    disk.engine.folder.bytes_free = 0
+    called: list[int] = []
+    first = commits.put(b"a", state(1))
+    commits.when(first, lambda: called.append(1))
+    waiting = [asyncio.ensure_future(commits.wait(first))]
+    await until(lambda: commits.is_full)
+    waiting.append(asyncio.ensure_future(commits.wait(commits.put(b"b", state(2)))))
+    await turns()
+    await asyncio.wait_for(commits.stop(), 5)
+    for waiter in waiting:
+        with pytest.raises(DiskFull):
+            await waiter
+    with pytest.raises(DiskFull):
+        await commits.wait(first)
+    disk.engine.folder.bytes_free = 1
+    await turns(20)
+    assert (called, failures, disk.engine.folder.states) == ([], [], {})
+
+
+async def test_stopping_while_the_disk_is_full_writes_what_it_can_if_room_comes_in_time(
+    disk: Disk, commits: GroupCommit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "FULL_RETRY_S", 0)
+    disk.engine.folder.bytes_free = 0
+    commits.put(b"a", state(1))
+    await until(lambda: commits.is_full)
+    disk.engine.folder.bytes_free = 1
+    await commits.stop()
+    assert disk.engine.folder.states == {b"a": state(1)}
+
+
+async def test_a_commit_that_fails_behind_a_full_disk_is_a_failure(
+    disk: Disk, commits: GroupCommit, monkeypatch: pytest.MonkeyPatch, failures: list[BaseException]
+) -> None:
+    monkeypatch.setattr(group_commit, "FULL_RETRY_S", 0)
+    disk.engine.folder.bytes_free = 0
+    commits.put(b"a", state(1))
+    await until(lambda: commits.is_full)
+    disk.engine.fail_next_commit("fsync failed")
+    disk.engine.folder.bytes_free = 1
+    await until(lambda: bool(failures))
+    assert [type(failure) for failure in failures] == [CommitFailed]
+
+
+async def test_of_dropping_and_putting_the_later_wins(disk: Disk, commits: GroupCommit) -> None:
+    commits.put(b"a", state(1))
+    commits.drop(b"a")
+    commits.drop(b"b")
+    await commits.wait(commits.put(b"b", state(2)))
+    assert (disk.batches[0].states, disk.batches[0].drop) == ({b"b": state(2)}, {b"a"})
+    await commits.wait(commits.drop(b"b"))
+    assert disk.engine.folder.states == {}
+
+
+async def test_of_keeping_and_dropping_a_hint_the_later_wins(disk: Disk, commits: GroupCommit) -> None:
+    hint = Hint(b"k", Record(1, 1, True, b"v"), (1,), False)
+    commits.hint(1, hint)
+    commits.drop_hint(1)
+    commits.drop_hint(2)
+    await commits.wait(commits.hint(2, hint))
+    assert (disk.batches[0].hints, disk.batches[0].drop_hints) == ({2: hint}, {1})
+    await commits.wait(commits.drop_hint(2))
+    assert disk.engine.folder.hints == {}
+
+
+async def test_leaves_go_with_the_rows_that_changed_them(disk: Disk, commits: GroupCommit) -> None:
+    disk.hold()
+    commits.set_leaf(1, 10)
+    commits.put(b"a", state(1))
+    await turns()
+    commits.set_leaf(1, 11)
+    last = commits.put(b"b", state(1))
+    disk.let_go()
+    await commits.wait(last)
+    assert [(set(batch.states), batch.leaves) for batch in disk.batches] == [({b"a"}, {1: 10}), ({b"b"}, {1: 11})]
+
+
+async def test_all_leaves_are_written_in_place_of_what_was_lost(disk: Disk, commits: GroupCommit) -> None:
+    disk.engine.folder.leaves, disk.engine.folder.leaves_are_lost = {9: 9}, True
+    commits.set_leaf(1, 10)
+    commits.put(b"a", state(1))
+    ticket = commits.set_all_leaves({1: 11, 2: 22})
+    commits.set_leaf(2, 23)
+    await commits.wait(ticket)
+    assert (disk.engine.folder.leaves, disk.engine.folder.leaves_are_lost) == ({1: 11, 2: 23}, False)
+    await commits.wait(commits.set_all_leaves({}))
+    assert disk.engine.folder.leaves == {}, "a batch of nothing else is written too"
+
+
+async def test_the_ticket_stands_for_all_that_was_put_so_far(disk: Disk, commits: GroupCommit) -> None:
+    assert commits.ticket == 0
+    disk.hold()
+    commits.put(b"a", state(1))
+    assert commits.ticket == 1
+    await turns()
+    assert commits.ticket == 1, "under way"
+    commits.drop_hint(1)
+    assert commits.ticket == 2
+    disk.let_go()
+    await commits.wait(commits.ticket)
+    assert commits.ticket == commits.committed == 2
