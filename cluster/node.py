@@ -18,7 +18,7 @@ from cluster.ballot_clock import BallotClock
 from cluster.clock import Clock
 from cluster.coordination.coordinator import Coordinator
 from cluster.coordination.drive import Context
-from cluster.coordination.handover import Handover
+from cluster.coordination.handover import BUDGET_SHARE, Handover
 from cluster.coordination.listing import Listing
 from cluster.coordination.merge_back import MergeBack
 from cluster.coordination.primary import Primary
@@ -41,8 +41,17 @@ from cluster.protocol.messages import (
     Unfit,
 )
 from cluster.protocol.prepared import PREPARED_MS_MAX, PreparedBallots
-from cluster.protocol.repair_messages import Inventory, RaisePromise
+from cluster.protocol.repair_messages import (
+    CompareEntries,
+    CompareLeaves,
+    CompareRoots,
+    Inventory,
+    PartitionRepaired,
+    RaisePromise,
+    RepairPartition,
+)
 from cluster.repair.amnesia.recollection import Recollection
+from cluster.repair.anti_entropy.loop import INTERVAL_S, AntiEntropy
 from cluster.repair.disk_watch import RESERVE_BYTES, DiskWatch
 from cluster.repair.hash_trees import HashTrees
 from cluster.repair.hints import BYTES_MAX, Hints
@@ -71,6 +80,7 @@ CLOCK_CEILING = "clock_ceiling_ms"
 DRAIN_STEP_S = 0.01
 QUICK_BEATS, QUICK_INTERVAL_S = 100, 0.02
 """A node that has just started asks what others remember of it before it takes part, and asks quickly for a while."""
+_COMPARING = frozenset({CompareRoots, CompareLeaves, CompareEntries, RepairPartition})
 log = structlog.get_logger()
 
 
@@ -93,6 +103,7 @@ class ClusterNode:
         disk_reserve_bytes: int = RESERVE_BYTES,
         hints_bytes_max: int = BYTES_MAX,
         scrub_period_s: float = 60.0,
+        anti_entropy_interval_s: float = INTERVAL_S,
     ) -> None:
         """The engine is open, and `commits` writes to it."""
         self.slot, self._topology, self._engine, self._commits = slot, topology, engine, commits
@@ -154,6 +165,7 @@ class ClusterNode:
             scrub_period_s=scrub_period_s,
             on_changed=self._beat_all,
         )
+        self.anti_entropy = AntiEntropy(parts, anti_entropy_interval_s, self._on_higher_floor)
 
     async def load(self) -> None:
         """Brings into memory what is on disk; to be awaited before anything is asked of this node. Commits must run."""
@@ -170,6 +182,7 @@ class ClusterNode:
         self._tasks.spawn(self.merge_back.run(), "merge back")
         self._tasks.spawn(self.hints.run(), "replay hints")
         self.recollection.start()
+        self._tasks.spawn(self.anti_entropy.run(), "compare with peers")
         self._tasks.spawn(self._beat(), "heartbeat")
 
     # -- what applications ask ---------------------------------------------------------------------------------
@@ -212,6 +225,24 @@ class ClusterNode:
             await asyncio.wait(waiting, timeout=timeout_s)
         return found
 
+    async def repair(self, partition: int, timeout_s: float) -> PartitionRepaired | str:
+        """Compares a partition's replicas now and brings them together; why not, where none of them could be asked."""
+        topology = self._topology()
+        slot = next(iter(self.roster.readable(topology.replica_slots[partition])), None)
+        if slot is None:
+            return "no replica of this partition seems to be alive and fit"
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        request = RepairPartition(partition, int(timeout_s * BUDGET_SHARE * 1000))
+        self._transport.send(slot, request, lambda _, answer: None if answered.done() else answered.set_result(answer))
+        name = topology.by_slot[slot].name
+        try:
+            answer = await asyncio.wait_for(answered, timeout_s)
+        except TimeoutError:
+            return f"{name} did not answer in time; what it found differing may be repaired all the same"
+        if isinstance(answer, PartitionRepaired):
+            return answer
+        return f"{name} {answer.reason}" if isinstance(answer, Unfit) else f"the connection to {name} was lost"
+
     # -- what peers ask ----------------------------------------------------------------------------------------
 
     def on_request(self, request: Request, age_ms: int, respond: Respond, token: int) -> None:
@@ -225,6 +256,8 @@ class ClusterNode:
             self._beat_heard(request, respond, token)  # type: ignore[arg-type]
         elif kind is RaisePromise or kind is Inventory:
             self.recollection.witness.handle(request, respond, token)  # type: ignore[arg-type]
+        elif kind in _COMPARING:
+            self.anti_entropy.handle(request, respond, token)  # type: ignore[arg-type]
         else:
             self.replica.handle(request, respond, token)  # type: ignore[arg-type]
 
@@ -299,6 +332,10 @@ class ClusterNode:
 
     def _on_kept_aside(self, key: bytes, record: Record) -> None:
         self.merge_back.add(key, record)
+
+    def _on_higher_floor(self, partition: int, floor: int) -> None:
+        """Another replica has told that all that is this old was compared equal and may go."""
+        self._tasks.spawn(self.replica.purge(partition, floor, unix_ms_of(floor)), "raise a floor")
 
     def _reserve(self, ceiling_ms: int, done: Callable[[], None]) -> None:
         ticket = self._commits.set_fact(CLOCK_CEILING, str(ceiling_ms).encode())

@@ -75,6 +75,8 @@ class NodeConfig:
     """Request bodies in memory at once; the next is told to come back."""
     disk_reserve_bytes: int = 64 << 20
     """Room that is left on the disk when writes are refused; of a small disk a twentieth at most."""
+    anti_entropy_interval_s: float = 5.0
+    """How often this node compares itself with each of its peers."""
     hints_bytes_max: int = 256 << 20
     """Weak writes kept on disk for replicas that are away, and to be merged back; the only copy of one is not dropped
     for it."""

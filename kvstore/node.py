@@ -101,6 +101,7 @@ class Node:
             clock_offset_max_s=config.clock_offset_max_s,
             disk_reserve_bytes=config.disk_reserve_bytes,
             hints_bytes_max=config.hints_bytes_max,
+            anti_entropy_interval_s=config.anti_entropy_interval_s,
         )
         self._commits.start()
         await self._cluster.load()

@@ -158,6 +158,8 @@ SETTINGS: tuple[Setting, ...] = (
             _bytes(VALUE_BYTES_MAX_MAX, 1 << 40)),
     Setting("disk_reserve_bytes", "BYTES", "64MiB", "room that is left on the disk when writes are refused",
             _bytes(0, 1 << 40)),
+    Setting("anti_entropy_interval_s", "SECONDS", "5", "how often replicas are compared with one another",
+            _seconds(0.1, 3600)),
     Setting("hints_bytes_max", "BYTES", "256MiB", "weak writes kept on disk for replicas that are away",
             _bytes(1 << 20, 1 << 40)),
     Setting("clock_offset_max_s", "SECONDS", "5", "how far a wall clock may be off before its node is refused",

@@ -7,12 +7,12 @@ a weak write that waits to be merged, or a strong one that was not finished: its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from cluster.coordination.drive import Context
 from cluster.membership.topology import Topology
-from cluster.protocol.changes import RENEW, Change, Merge
-from cluster.protocol.messages import Accept, Answer, Held, Read, Refused
+from cluster.protocol.changes import RENEW, Merge
+from cluster.protocol.messages import Accept, Answer, Held, Outcome, Read, Refused
 from storage.ballot import NONE
 from storage.record import Record
 
@@ -57,13 +57,22 @@ class Repair:
         if type(answer) is not Refused or answer.ballot >= record.ballot or self._is_proposed:
             return
         self._is_proposed = True
-        if record.weak:
-            self._propose(Merge(record))
-        self._propose(RENEW)  # a merge that finds the write settled already does not bring the last replica along
+        clear_promise(self._context, self._topology, self._key, record, _ignore)
 
-    def _propose(self, change: Change) -> None:
-        deadline_s = self._context.clock.monotonic_s() + REPAIR_S
-        self._context.hand_over(self._key, change, self._topology.majority, deadline_s, _ignore)
+
+def clear_promise(
+    context: Context, topology: Topology, key: bytes, record: Record, on_end: Callable[[Outcome], None]
+) -> None:
+    """A promise whose proposer has died keeps a replica from taking this record: a round of the primary clears it.
+
+    Called where an accept was refused, and not for a newer record. on_end is told how the round ended, in REPAIR_S at
+    most; Settled when all that a majority knew of is on a majority again, and was sent to the others.
+    """
+    deadline_s = context.clock.monotonic_s() + REPAIR_S
+    if record.weak:
+        context.hand_over(key, Merge(record), topology.majority, deadline_s, _ignore)
+    # A merge that finds the write settled already does not bring the last replica along.
+    context.hand_over(key, RENEW, topology.majority, deadline_s, on_end)
 
 
 def _ignore(outcome: object) -> None:

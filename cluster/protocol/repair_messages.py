@@ -30,21 +30,25 @@ class LeavesCompared(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
 
 
 class EntriesCompared(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=33):
-    """What differs within a leaf."""
+    """What differs within some leaves."""
 
     missing: bytes
     """Digests that the asker named and nothing here has."""
     rows: list[Row]
-    """Rows here that the asker did not name."""
+    """Rows here that the asker did not name; the first of them where they are many."""
 
 
 class CompareRoots(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
     """Are these your sums, too? With the asker's own floors."""
 
     grant: ClassVar[type] = RootsCompared
+    slot: int
+    """Of the node that asks."""
     roots: list[tuple[int, int]]
     """(partition, sum of the whole of it)"""
     floors: list[tuple[int, Ballot]]
+    differed: list[int] | None = None
+    """The partitions in which keys differed when the asker last compared them with you; None if it never did."""
 
 
 class CompareLeaves(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
@@ -56,10 +60,13 @@ class CompareLeaves(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
 
 
 class CompareEntries(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
-    """What differs in this leaf? Here are the digests of all that I hold in it."""
+    """What differs in these leaves? Here are the digests of all that I hold in them."""
 
     grant: ClassVar[type] = EntriesCompared
-    leaf: int
+    first: int
+    """The first leaf."""
+    count: int
+    """How many there are from it on, all of one partition."""
     digests: bytes
 
 

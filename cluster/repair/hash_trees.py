@@ -96,6 +96,10 @@ class HashTrees:
         """The sums of its leaves, in order."""
         return list(self._sums[partition * LEAVES : (partition + 1) * LEAVES])
 
+    def leaves_of(self, partition: int) -> range:
+        """The numbers of its leaves."""
+        return range(partition * LEAVES, (partition + 1) * LEAVES)
+
     def places_of(self, partition: int) -> tuple[int, int]:
         """The range of the key space that a partition covers: its first place, and the first behind it."""
         return bounds_of(partition, self._partitions)

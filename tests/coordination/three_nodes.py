@@ -43,6 +43,8 @@ from storage.record import Record
 from tests.coordination.virtual_time import VirtualClock
 
 PARTITIONS = 8
+NEVER_S = 1e9
+"""Anti-entropy would mend what a test of something else has made unequal."""
 GRACE_S = 3 * SWEEP_S
 """By how much a deadline may be missed: two sweeps, one behind the other, and the way between them."""
 TURN_S = 0.01
@@ -178,6 +180,8 @@ class Cluster:
         self.topology, self.network = topology, Network()
         self.nodes = self.network.nodes
         self.starts = 0
+        self.anti_entropy_interval_s = NEVER_S
+        """Of nodes that start from now on."""
 
     async def add(self, slot: int, *, folder: MemoryFolder | None = None, wall_step_ms: int = 0) -> None:
         disk, clock, tasks = asyncio.Event(), VirtualClock(), Tasks()
@@ -203,6 +207,7 @@ class Cluster:
             tasks=tasks,
             cache_bytes_max=1 << 24,
             clock_offset_max_s=5.0,
+            anti_entropy_interval_s=self.anti_entropy_interval_s,
         )
         node.engine, node.disk, node.clock, node.commits, node.tasks = engine, disk, clock, commits, tasks
         self.starts += 1
@@ -316,15 +321,19 @@ async def form_cluster(
     replicas: int = 3,
     wall_steps_ms: Mapping[int, int] = MappingProxyType({}),
     without: Collection[int] = (),
+    partitions: int = PARTITIONS,
+    anti_entropy_interval_s: float = NEVER_S,
+    folders: Mapping[int, MemoryFolder] = MappingProxyType({}),
 ) -> Cluster:
     """That many nodes, all at work but those that are cut off from the start.
 
     wall_steps_ms: how far a node's wall clock is ahead, by slot.
     """
     addresses = {f"n{slot}": ("127.0.0.1", 7100 + slot) for slot in range(count)}
-    cluster = Cluster(form("test", addresses, {}, replicas, PARTITIONS))
+    cluster = Cluster(form("test", addresses, {}, replicas, partitions))
+    cluster.anti_entropy_interval_s = anti_entropy_interval_s
     for slot in range(count):
-        await cluster.add(slot, wall_step_ms=wall_steps_ms.get(slot, 0))
+        await cluster.add(slot, folder=folders.get(slot), wall_step_ms=wall_steps_ms.get(slot, 0))
     for slot in without:
         cluster.network.cut_off(slot)
     await cluster.start()

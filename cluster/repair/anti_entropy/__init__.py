@@ -1,0 +1,1 @@
+"""Anti-entropy: replicas compare hash trees, and bring together what differs by ordinary accepts."""

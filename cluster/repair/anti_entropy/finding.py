@@ -1,0 +1,121 @@
+"""Finding: from the roots of all shared partitions down to the keys that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from cluster.protocol.repair_messages import (
+    CompareEntries,
+    CompareLeaves,
+    CompareRoots,
+    EntriesCompared,
+    LeavesCompared,
+    RootsCompared,
+)
+from cluster.repair.anti_entropy.answering import OnHigherFloor
+from cluster.repair.anti_entropy.asking import Asking
+from cluster.repair.anti_entropy.at_once import at_once
+from cluster.repair.anti_entropy.differences import Difference, differences, is_covered, runs
+from cluster.repair.anti_entropy.leaf_rows import LeafRows
+from cluster.repair.anti_entropy.ledger import Ledger
+from cluster.repair.hash_trees import pack, unpack
+from cluster.repair.parts import Parts
+from storage.ballot import NONE
+from storage.engine import StorageError
+
+RUNS_AT_ONCE = 4
+"""Runs of leaves that are compared at a time with one peer."""
+KEYS_PER_BATCH = 5_000
+"""About how many differences are looked for before they are looked at again and brought together."""
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Found:
+    """What a comparison with one peer found."""
+
+    differences: list[Difference] = field(default_factory=list)
+    left_out: set[int] = field(default_factory=set)
+    """Partitions whose roots differ and that were not looked into to the end, for there was enough to do."""
+
+
+class Finding:
+    """Compares this node's replicas with a peer's."""
+
+    def __init__(self, parts: Parts, ledger: Ledger, on_higher_floor: OnHigherFloor) -> None:
+        self._parts, self._ledger, self._on_higher_floor = parts, ledger, on_higher_floor
+        self._leaf_rows = LeafRows(parts)
+
+    async def find(self, asking: Asking, partitions: Sequence[int]) -> Found | None:
+        """The keys that differ, about KEYS_PER_BATCH of them at most; None when the peer can't be compared with now."""
+        told = await self._compare_roots(asking, partitions)
+        if told is None:
+            return None
+        differing = [partition for partition in told.differing if partition in set(partitions)]
+        self._parts.context.random.shuffle(differing)  # whoever else compares with that peer begins elsewhere
+        found = Found(left_out=set(differing))
+        floors = dict(told.floors)
+        for partition in differing:
+            if asking.is_vain or len(found.differences) >= KEYS_PER_BATCH:
+                break
+            floor = max(floors.get(partition, NONE), self._parts.marks.floors.get(partition, NONE))
+            if await self._look_into(asking, partition, floor, found.differences):
+                found.left_out.discard(partition)
+        return found
+
+    async def _compare_roots(self, asking: Asking, partitions: Sequence[int]) -> RootsCompared | None:
+        parts = self._parts
+        floors: Mapping[int, int] = parts.marks.floors
+        differed = self._ledger.differing.get(asking.slot)
+        request = CompareRoots(
+            parts.slot,
+            [(partition, parts.trees.root(partition)) for partition in partitions],
+            [(partition, floors[partition]) for partition in partitions if partition in floors],
+            None if differed is None else sorted(differed),
+        )
+        await parts.commits.wait(parts.commits.ticket)
+        answer = await asking.compare(request)
+        if not isinstance(answer, RootsCompared):
+            return None
+        for partition, floor in answer.floors:
+            if partition in partitions and floor > floors.get(partition, NONE):
+                self._on_higher_floor(partition, floor)
+        return answer
+
+    async def _look_into(self, asking: Asking, partition: int, floor: int, found: list[Difference]) -> bool:
+        """Adds what differs in this partition; whether that is all."""
+        trees = self._parts.trees
+        answer = await asking.compare(CompareLeaves(partition, pack(trees.leaf_sums(partition))))
+        if not isinstance(answer, LeavesCompared):
+            return False
+        now_ms = self._parts.context.ballots.now_ms()
+        is_complete = True
+
+        async def compare(run: tuple[int, int]) -> None:
+            nonlocal is_complete
+            is_full = asking.is_vain or len(found) >= KEYS_PER_BATCH
+            differing = None if is_full else await self._compare_run(asking, *run)
+            if differing is None:
+                is_complete = False
+            else:
+                found.extend(one for one in differing if not is_covered(one, floor, now_ms))
+
+        leaves = [leaf for leaf in answer.leaves if leaf in trees.leaves_of(partition)]
+        await at_once(RUNS_AT_ONCE, runs(leaves), compare)
+        return is_complete
+
+    async def _compare_run(self, asking: Asking, first: int, count: int) -> list[Difference] | None:
+        try:
+            own = await self._leaf_rows.of(first, count)
+        except StorageError as error:
+            log.error("rows can't be compared", first_leaf=first, error=str(error))
+            return None
+        answer = await asking.compare(CompareEntries(first, count, pack(own)))
+        if not isinstance(answer, EntriesCompared):
+            return None
+        leaf_of = self._parts.trees.leaf_of
+        theirs = [row for row in answer.rows if first <= leaf_of(row.key) < first + count]
+        return differences(own, unpack(answer.missing), theirs)
