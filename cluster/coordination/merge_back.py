@@ -15,7 +15,7 @@ from functools import partial
 from cluster.coordination.drive import Context
 from cluster.membership.placement import partition_of
 from cluster.membership.topology import Topology
-from cluster.protocol.changes import Merge
+from cluster.protocol.changes import RENEW, Change, Merge
 from cluster.protocol.messages import Outcome, Settled
 from cluster.repair.hints import size_of
 from cluster.repair.origins import OldestOrigins
@@ -90,22 +90,31 @@ class MergeBack:
         record = max(self._records[key].values(), key=lambda record: record.origin)
         # To the end of the line, so that keys whose primary is silent don't stand in front for ever.
         self._records[key] = self._records.pop(key)
+        self._propose(key, Merge(record), partial(self._merged, key, record.origin))
+
+    def _propose(self, key: bytes, change: Change, ended: Callable[[Outcome], None]) -> None:
         deadline_s = self._context.clock.monotonic_s() + ATTEMPT_S
         self._under_way.add(key)
         try:
-            ended = partial(self._ended, key, record.origin)
-            self._context.hand_over(key, Merge(record), self._topology().majority, deadline_s, ended)
+            self._context.hand_over(key, change, self._topology().majority, deadline_s, ended)
         except BaseException:
             self._under_way.discard(key)
             self._failures_left -= 1
             raise
 
-    def _ended(self, key: bytes, origin: int, outcome: Outcome) -> None:
-        self._under_way.discard(key)
+    def _merged(self, key: bytes, origin: int, outcome: Outcome) -> None:
         if isinstance(outcome, Written | Settled):
             self._settled(key, origin)
         else:
             self._failures_left -= 1
+        if isinstance(outcome, Settled) and outcome.record is not None and outcome.record.origin == origin:
+            # A majority had it already, so nothing was proposed: whoever refused it still lacks it.
+            self._propose(key, RENEW, partial(self._ended, key))
+        else:
+            self._ended(key, outcome)
+
+    def _ended(self, key: bytes, outcome: Outcome) -> None:
+        self._under_way.discard(key)
         asyncio.get_running_loop().call_soon(self._merge_next)  # not here: this may be called before hand_over returns
 
     def _settled(self, key: bytes, origin: int) -> None:

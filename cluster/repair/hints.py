@@ -87,7 +87,7 @@ class Hints:
         """kept_aside(): how many records wait to be merged back, and their bytes, which count with the hints'."""
         self._context, self._engine, self._commits, self._tasks = context, engine, commits, tasks
         self._partition_of, self._keep_aside, self._kept_aside = partition_of, keep_aside, kept_aside
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
         self._kept: dict[int, _Kept] = {}
         self._droppable: OrderedDict[int, None] = OrderedDict()
         self._waiting: dict[int, OrderedDict[int, None]] = {}
@@ -135,21 +135,21 @@ class Hints:
     def has_room(self, key: bytes, record: Record) -> bool:
         """Whether one more write could be kept, here or aside, once what may go has gone."""
         used = self.size_bytes - self._droppable_bytes + self._kept_aside()[1]
-        return used + size_of(key, record) <= self._bytes_max
+        return used + size_of(key, record) <= self.bytes_max
 
     def _make_room(self, size: int) -> bool:
         """Drops the oldest that may go until so many bytes fit; False when they don't fit all the same."""
         kept_aside = self._kept_aside()[1]
-        while self._droppable and self.size_bytes + kept_aside + size > self._bytes_max:
+        while self._droppable and self.size_bytes + kept_aside + size > self.bytes_max:
             self._forget(next(iter(self._droppable)))
             self.dropped += 1
-        has_room = self.size_bytes + kept_aside + size <= self._bytes_max
+        has_room = self.size_bytes + kept_aside + size <= self.bytes_max
         if not has_room and not self._says_full:
             log.warning(
                 "there is no room for more hints: what is kept may not be dropped, as it may be the only copy",
                 hints_bytes=self.size_bytes,
                 kept_aside_bytes=kept_aside,
-                hints_bytes_max=self._bytes_max,
+                hints_bytes_max=self.bytes_max,
             )
         self._says_full = not has_room
         return has_room
@@ -262,12 +262,13 @@ class Hints:
         kept = self._kept.get(number)
         if kept is None:
             return
-        if kept.is_kept_aside:
-            self._done(number, slot, hint)
-            return
-        kept.is_kept_aside = True
         # Not before it is on disk there: at no moment may neither of the two know of it.
-        self._keep_aside(hint.key, hint.record, partial(self._done, number, slot, hint))
+        done = partial(self._done, number, slot, hint)
+        if kept.is_kept_aside:
+            self._commits.when(self._commits.ticket, done)
+        else:
+            kept.is_kept_aside = True
+            self._keep_aside(hint.key, hint.record, done)
 
     def _done(self, number: int, slot: int, hint: Hint) -> None:
         """This target needs it no longer."""

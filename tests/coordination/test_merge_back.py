@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from cluster.coordination.drive import Context
 from cluster.coordination.merge_back import AT_ONCE, ATTEMPT_S, INTERVAL_S
-from cluster.protocol.messages import Accept, Prepare, Read
+from cluster.coordination.primary import OnOutcome
+from cluster.protocol.changes import Change
+from cluster.protocol.messages import Accept, Outcome, Prepare, Read
+from cluster.repair.hints import size_of
 from cluster.requests import Found, TimedOut, Written
 from storage.record import Record
 from tests.coordination.three_nodes import MANY_KEYS, Cluster, Fate, form_cluster
@@ -88,3 +92,100 @@ async def test_the_end_of_a_merge_that_nobody_knows_of_is_tried_again() -> None:
     await asyncio.sleep(2 * ATTEMPT_S)
     assert len(cluster.nodes[1].merge_back) == 0
     assert set(cluster.values_on_disk(key)) == {b"kept"}
+
+
+async def test_a_merge_whose_hand_over_fails_is_tried_again() -> None:
+    """Its key was counted as under way for ever, and so was never merged."""
+    cluster = await form_cluster()
+    node = cluster.nodes[1]
+    hand_over, node.context.hand_over = node.context.hand_over, _broken
+    await keep_aside(cluster, 1, b"key", b"kept")
+    await asyncio.sleep(2 * INTERVAL_S)
+    assert len(node.merge_back) == 1
+    node.context.hand_over = hand_over
+    await asyncio.sleep(2 * INTERVAL_S)
+    assert len(node.merge_back) == 0
+    assert set(cluster.values_on_disk(b"key")) == {b"kept"}
+
+
+async def test_merges_follow_one_another_without_a_pause() -> None:
+    """There were sixteen each half second: what one replica missed in a minute took an hour."""
+    cluster = await form_cluster()
+    keys = MANY_KEYS[: 20 * AT_ONCE]
+    at_once = AtOnce(cluster.nodes[1].context)
+    await asyncio.gather(*(keep_aside(cluster, 1, key, b"kept") for key in keys))
+    await asyncio.sleep(3 * INTERVAL_S)
+    assert len(cluster.nodes[1].merge_back) == 0
+    assert all(set(cluster.values_on_disk(key)) == {b"kept"} for key in keys)
+    assert at_once.most == AT_ONCE
+
+
+async def test_without_a_majority_merges_are_not_tried_all_the_time() -> None:
+    cluster = await form_cluster()
+    cluster.network.cut_off(0)
+    cluster.network.cut_off(2)
+    at_once = AtOnce(cluster.nodes[1].context)
+    for key in MANY_KEYS[: 20 * AT_ONCE]:
+        await keep_aside(cluster, 1, key, b"kept")
+    at_once.begun = 0
+    await asyncio.sleep(4 * INTERVAL_S)
+    assert AT_ONCE < at_once.begun <= 5 * AT_ONCE
+    assert len(cluster.nodes[1].merge_back) == 20 * AT_ONCE
+
+
+async def test_a_merge_brings_along_the_replica_that_refused_although_a_majority_has_the_write() -> None:
+    """The round then proposed nothing, and the promise that was in the way stood for ever."""
+    cluster = await form_cluster()
+    ballot = cluster.nodes[1].ballots.tick()
+    record = Record(ballot, ballot, True, b"value")
+    for slot in (0, 1):
+        await cluster.ask(slot, Accept(b"key", record, 0))
+    await cluster.ask(2, Prepare(b"key", cluster.nodes[2].ballots.tick()))
+    kept = asyncio.Event()
+    cluster.nodes[1].replica.keep_aside(b"key", record, kept.set)
+    await kept.wait()
+    await asyncio.sleep(2 * INTERVAL_S)
+    assert cluster.values_on_disk(b"key") == [b"value"] * 3
+    assert cluster.nodes[1].engine.folder.kept_aside == {}
+
+
+async def test_the_oldest_that_is_kept_aside_is_known_by_partition() -> None:
+    cluster = await form_cluster()
+    node = cluster.nodes[1]
+    added: list[tuple[int, int]] = []
+    node.merge_back.on_added = lambda *what: added.append(what)
+    partition = node.trees.partition_of(b"key")
+    node.context.hand_over = _broken
+    older = await keep_aside(cluster, 1, b"key", b"1")
+    newer = await keep_aside(cluster, 1, b"key", b"2")
+    assert node.merge_back.oldest(partition) == older.origin
+    assert node.merge_back.oldest(partition + 1) is None
+    assert added == [(partition, older.origin), (partition, newer.origin)]
+    assert (len(node.merge_back), node.merge_back.size_bytes) == (2, 2 * size_of(b"key", older))
+    node.context.hand_over = node.handover.submit
+    await asyncio.sleep(2 * INTERVAL_S)
+    assert node.merge_back.oldest(partition) is None
+    assert (len(node.merge_back), node.merge_back.size_bytes) == (0, 0)
+
+
+class AtOnce:
+    """Counts the merges that a node hands over."""
+
+    def __init__(self, context: Context) -> None:
+        self.begun = self.under_way = self.most = 0
+        self._hand_over, context.hand_over = context.hand_over, self.hand_over
+
+    def hand_over(self, key: bytes, change: Change, needed: int, deadline_s: float, on_outcome: OnOutcome) -> None:
+        self.begun += 1
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+
+        def ended(outcome: Outcome) -> None:
+            self.under_way -= 1
+            on_outcome(outcome)
+
+        self._hand_over(key, change, needed, deadline_s, ended)
+
+
+def _broken(key: bytes, change: Change, needed: int, deadline_s: float, on_outcome: OnOutcome) -> None:
+    raise RuntimeError("broken for a test")
