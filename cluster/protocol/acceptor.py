@@ -95,6 +95,12 @@ class Acceptor:
         promised = max(promised, state.promised, kept.ballot if kept is not None else NONE)
         return Decision(ReplicaState(promised, kept, NONE if kept else state.floor), Accepted(False), displaced)
 
+    def sealed(self, state: ReplicaState, message: Accept, seal: int) -> Decision | None:
+        """The refusal of what is new and at or below a seal (cluster/replica/gates.py); None for all else."""
+        if message.record.ballot > seal or message.record.ballot == state.ballot:
+            return None
+        return Decision(state, self.refusal(ReplicaState(max(state.promised, seal), state.record, state.floor)))
+
     def may_accept(self, state: ReplicaState, message: Accept) -> bool:
         """The rule, and the courtesy of a weak write to a strong proposer."""
         ballot = message.record.ballot

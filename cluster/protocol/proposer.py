@@ -19,6 +19,8 @@ What must not be lost between these lines, each found the hard way by somebody:
 * A ballot is above the origin it carries, so an origin only grows along the history of a key. (A weak write that is
   merged under an older ballot would let the next strong write have an older origin than the one it replaces, and
   the weak write, kept aside elsewhere too, would come back over it.)
+* Where a key was deleted for good, its absence has the floor as its origin: a weak write as old is superseded by it,
+  and a retry whose accept was as old is Uncertain, for it may have been chosen, deleted and forgotten.
 * A prepared ballot (promised with the last accept) is used only while this node's own replica still shows that
   promise and that record; see prepared.py.
 """
@@ -82,6 +84,8 @@ class Proposer:
         self.sent: int | None = None
         """The origin of our value once an accept bears it: from here on nobody may say `not applied`."""
         self._sent_under = NONE
+        self._floor = NONE
+        """Up to here the key may have been deleted for good, as those say that promised the last ballot."""
         self.promised = self.accepted = 0
         """How many replicas granted the last prepare, and the last accept."""
 
@@ -94,6 +98,7 @@ class Proposer:
             prepared = self._prepared.take(self.key)
             if prepared is not None and prepared.ballot > self._above:
                 ballot, base, agreed = prepared.ballot, prepared.base, ()  # one round trip less
+                self._floor = NONE
             else:
                 ballot = self._tick(self._above)
                 answers = yield Ask(Prepare(self.key, ballot), self.majority)
@@ -155,11 +160,16 @@ class Proposer:
     def is_uncertain(self, base: Record | None) -> bool:
         """A retry that meets another's newer write can't know what became of its own.
 
-        A merge may be applied again: its origin makes the second time do nothing.
+        Nor can one that meets a floor: its own may have been deleted, and all of that purged. A merge may be applied
+        again: its origin makes the second time do nothing.
         """
         if self.sent is None or isinstance(self.change, Merge) or self.is_own(base):
             return False
-        return _ballot(base) > self._sent_under
+        return _ballot(base) > self._sent_under or self._floor >= self._sent_under
+
+    def is_deleted_for_good(self, base: Record | None) -> bool:
+        """Whether a merge comes too late: all that was as old is purged. A floor never stands against a record."""
+        return base is None and isinstance(self.change, Merge) and self.change.record.origin <= self._floor
 
     def is_own(self, base: Record | None) -> bool:
         """Whether an earlier attempt of this very change was adopted."""
@@ -170,7 +180,7 @@ class Proposer:
 
     def _apply(self, base: Record | None, ballot: int) -> Record | None:
         """What the change makes of the base; under the origin that it had before, if it was sent before."""
-        record = self.change.apply(base, ballot)
+        record = None if self.is_deleted_for_good(base) else self.change.apply(base, ballot)
         if record is None or self.sent is None:
             return record
         return msgspec.structs.replace(record, origin=self.sent)
@@ -188,7 +198,9 @@ class Proposer:
 
     def _promises(self, answers: Answers) -> list[tuple[int, Record | None]]:
         self._look_above(answers)
-        return [(slot, answer.record) for slot, answer in answers if type(answer) is Promised]
+        promised = [(slot, answer) for slot, answer in answers if type(answer) is Promised]
+        self._floor = max((answer.floor for _, answer in promised), default=NONE)
+        return [(slot, answer.record) for slot, answer in promised]
 
     def _look_above(self, answers: Answers) -> None:
         for _, answer in answers:

@@ -17,7 +17,8 @@ class Call:
     """One call of a client and what it was told."""
 
     kind: str
-    value: str
+    value: str | None
+    """What it writes; None deletes."""
     expected: str | None
     start: int
     end: int | None = None

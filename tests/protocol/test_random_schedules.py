@@ -16,6 +16,7 @@ from cluster.protocol.proposer import Proposer
 from cluster.protocol.reader import Agreed, StrongRead, newest
 from cluster.protocol.steps import Answers
 from cluster.protocol.weak_write import WeakWrite
+from storage.ballot import NONE
 from storage.record import Record, ReplicaState
 from tests.protocol.linearizable import is_linearizable
 from tests.protocol.world import MAJORITY, Options, Rules, World
@@ -37,6 +38,13 @@ PRESETS = {
         kinds=(25, 0, 75),
         own_first=0.7,
     ),
+    "deletions": Options(deletes=0.6, purges=0.25, restarts=0.02, relay=0.2, kinds=(30, 45, 25), calls=12),
+    "deletions and weak": Options(
+        deletes=0.5, purges=0.25, restarts=0.02, relay=0.15, weak=0.35, kinds=(35, 40, 25), calls=12, loss=0.1
+    ),
+    "deletions, few at a time": Options(
+        deletes=0.5, purges=0.15, relay=0.3, weak=0.4, kinds=(35, 40, 25), calls=8, concurrency=2, skew=12
+    ),
 }
 SEEDS = 1_000
 """Per preset, in the suite; `python -m tests.protocol.campaign` runs as many as you like."""
@@ -49,7 +57,7 @@ def holds(seed: int, options: Options, rules: Rules) -> bool:
         world.run()
     except AssertionError:
         return False
-    return is_linearizable(world.history) and world.converges()
+    return world.converges() and world.stays_deleted() and is_linearizable(world.history)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -124,6 +132,16 @@ class BallotIsUsedTwice(PreparedBallots):
         return Prepared(found[0], state.record) if found and state and state.record else None
 
 
+class FloorIsNotHeard(Proposer):
+    """A proposer that takes the absence of a deleted key for one that never was."""
+
+    def _promises(self, answers: Answers) -> list[tuple[int, Record | None]]:
+        promises = super()._promises(answers)
+        self._floor = NONE
+        return promises
+
+
+DELETIONS, WEAK_DELETIONS = PRESETS["deletions"], PRESETS["deletions and weak"]
 WEAK, COPIES, DUEL = PRESETS["weak, clocks far apart"], PRESETS["many copies"], PRESETS["two proposers and relays"]
 MUTANTS = {
     "relay-ignores-promise": (Rules(relay_acceptor=AcceptIgnoresPromise()), COPIES, 4_000),
@@ -136,6 +154,10 @@ MUTANTS = {
     "ballot-is-used-twice": (Rules(prepared=BallotIsUsedTwice), PRESETS["lossy"], 4_000),
     "merge-under-an-older-ballot": (Rules(acceptor=TakesAnything(), proposer=MergeUnderAnOlderBallot), WEAK, 4_000),
     "strong-record-supersedes": (Rules(weak_write=SupersededByAnything), replace(WEAK, loss=0.2), 8_000),
+    "purge-before-all-hold-it": (Rules(compares_all=False), DELETIONS, 4_000),
+    "purge-ignores-kept-aside": (Rules(minds_what_is_kept_aside=False), WEAK_DELETIONS, 4_000),
+    "purge-forgets-the-floor": (Rules(records_the_floor=False), DELETIONS, 4_000),
+    "floor-is-not-heard": (Rules(proposer=FloorIsNotHeard), DELETIONS, 4_000),
 }
 """Mutant -> what it breaks, the preset that shows it soonest, and the seeds within which it must be caught."""
 

@@ -1,8 +1,10 @@
 """Random schedules over the real acceptor, proposer and readers: one key, three replicas, three coordinators.
 
 Messages are lost, duplicated and reordered; coordinators crash between two rounds; replicas copy records to one
-another at any moment (read repair, hints, anti-entropy); clocks are skewed. When the schedule ends the network
-heals and two more things must hold: the replicas are equal, and no acknowledged weak write gave way to an older one.
+another at any moment (read repair, hints, anti-entropy); clocks are skewed; nodes restart; floors are raised step by
+step between all that, up to the very present. When the schedule ends the network heals and two more things must hold:
+the replicas are equal, and no acknowledged weak write gave way to an older one. Then all is purged, every accept that
+was ever sent arrives once more at every replica, and a last read must fit the history.
 
 A world is one seed. It is broken on purpose by handing it a subclass with one rule missing.
 """
@@ -14,7 +16,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from cluster.protocol.acceptor import Acceptor
+from cluster.protocol.acceptor import Acceptor, Decision
 from cluster.protocol.changes import RENEW, SETTLE, Change, Merge, Put
 from cluster.protocol.messages import Accept, Accepted, Answer, Held, Outcome, Prepare, Read, Refused, Request, Settled
 from cluster.protocol.prepared import PreparedBallots
@@ -23,6 +25,8 @@ from cluster.protocol.quorum import Quorum, Verdict
 from cluster.protocol.reader import Agreed, StrongRead
 from cluster.protocol.steps import Answers, Ask, HandOver, Pause
 from cluster.protocol.weak_write import Taken, WeakWrite
+from cluster.repair.raising import holds_back
+from cluster.replica.gates import Gates
 from cluster.requests import Condition, ConditionKind, Unavailable, Unknown, Written
 from storage.ballot import NONE, SLOT_BITS
 from storage.record import Record, ReplicaState
@@ -30,6 +34,7 @@ from tests.protocol.linearizable import Call
 
 REPLICAS, MAJORITY, ATTEMPTS = 3, 2, 4
 KEY = b"k"
+DONE = object()
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,9 @@ class Options:
     merge: float = 0.05  # chance per step that a node begins to merge back what it keeps aside
     kinds: tuple[int, int, int] = (40, 25, 35)  # read, put, cas
     own_first: float = 0.0  # chance that a node's own replica hears its request before anything else happens
+    deletes: float = 0.0  # share of the puts and weak writes that delete
+    purges: float = 0.0  # chance per step that somebody begins to raise the floor
+    restarts: float = 0.0  # chance per step that a node restarts
 
 
 @dataclass(frozen=True)
@@ -61,31 +69,72 @@ class Rules:
     prepared: type[PreparedBallots] = PreparedBallots
     weak_write: type[WeakWrite] = WeakWrite
     keeps_displaced: bool = True
+    compares_all: bool = True
+    minds_what_is_kept_aside: bool = True
+    records_the_floor: bool = True
+    seals: bool = True
 
 
 class Replica:
-    """One replica of the key, and what it keeps aside."""
+    """One replica of the key, what it keeps aside, and its share in raising floors, as in cluster/replica."""
 
     def __init__(self, rules: Rules) -> None:
         self.rules, self.state = rules, ReplicaState()
         self.kept_aside: dict[int, Record] = {}
+        self.under_way: set[int] = set()  # origins of the weak writes that this node coordinates
+        self.floor = NONE
+        self.gates = Gates()
+        self.is_touched = False
+        self.accepts: dict[tuple[int, int], Accept] = {}  # every one that ever came, by ballot and next ballot
 
     def handle(self, request: Request, acceptor: Acceptor | None = None) -> Answer:
-        acceptor = acceptor or self.rules.acceptor
         if isinstance(request, Read):
             return Held(self.state.record, False)
         assert isinstance(request, Prepare | Accept)
-        decision = (
-            acceptor.prepare(self.state, request)
-            if isinstance(request, Prepare)
-            else acceptor.accept(self.state, request)
-        )
+        decision = self._decide(request, acceptor or self.rules.acceptor)
         record = decision.state.record
         assert record is None or record.ballot >= record.origin, "a ballot is never below the origin it carries"
+        if decision.state is not self.state:
+            self.is_touched = True
+            if isinstance(request, Accept):
+                self.gates.note(0, request.record.ballot, "an accept")
         self.state = decision.state
         if decision.displaced is not None and self.rules.keeps_displaced:
-            self.kept_aside[decision.displaced.origin] = decision.displaced
+            self.keep(decision.displaced)
         return decision.reply
+
+    def _decide(self, request: Prepare | Accept, acceptor: Acceptor) -> Decision:
+        if isinstance(request, Prepare):
+            return acceptor.prepare(self.state, request)
+        self.accepts[request.record.ballot, request.next_ballot] = request
+        if (refusal := acceptor.sealed(self.state, request, self.gates.sealed(0))) is not None:
+            return refusal
+        return acceptor.accept(self.state, request)
+
+    def keep(self, record: Record) -> None:
+        """Keeps a weak record aside, and says so to a gate."""
+        self.kept_aside[record.origin] = record
+        if self.rules.minds_what_is_kept_aside:
+            self.gates.note(0, record.origin, "a record kept aside")
+
+    def is_clear(self, floor: int) -> bool:
+        """Whether nothing as old as the floor is kept aside here or under way."""
+        if not self.rules.minds_what_is_kept_aside:
+            return True
+        return min([*self.kept_aside, *self.under_way], default=floor + 1) > floor
+
+    def raise_floor(self, floor: int) -> None:
+        """What is absent here has this floor from now on."""
+        if not self.rules.records_the_floor:
+            return
+        self.floor = max(floor, self.floor)
+        if self.state.record is None:
+            self.state = ReplicaState(max(self.state.promised, self.floor), None, self.floor)
+
+    def restart(self) -> None:
+        """What was in memory only is gone."""
+        self.gates = Gates()
+        self.under_way.clear()
 
     def relay(self, record: Record) -> None:
         """Another replica's record arrives, as an ordinary accept."""
@@ -115,8 +164,10 @@ class World:
         self.clocks = [self.random.randrange(options.skew) for _ in range(REPLICAS)]
         self.prepared = [rules.prepared(lambda _, replica=replica: replica.state) for replica in self.replicas]
         self.events: list[tuple[Any, ...]] = []
+        self.talks: list[Conversation] = []
         self.history: list[Call] = []
         self.acknowledged: list[int] = []  # origins of acknowledged weak writes
+        self.purged = NONE  # the newest deletion of which some replica dropped the tombstone
         self.now = self.live = 0
         self.seen: tuple[str | None, int | None] = (None, None)  # value and version last read
 
@@ -135,14 +186,19 @@ class World:
                     self.events.append(("relay", target, record))
             if plan and room and self.options.weak and self.random.random() < self.options.merge:
                 self._begin_merge()
+            if plan and self.options.purges and self.random.random() < self.options.purges:
+                self._begin_raising()
+            if self.options.restarts and self.random.random() < self.options.restarts:
+                self._restart(self.random.randrange(REPLICAS))
             self._deliver(self.events.pop(self.random.randrange(len(self.events))))
 
-    def _plan(self) -> list[tuple[str, str]]:
-        plan = []
+    def _plan(self) -> list[tuple[str, str | None]]:
+        plan: list[tuple[str, str | None]] = []
         for i in range(self.options.calls):
             weak = self.random.random() < self.options.weak
             kind = "weak" if weak else self.random.choices(("read", "put", "cas"), self.options.kinds)[0]
-            plan.append((kind, f"{kind}{i}"))
+            deletes = self.options.deletes and kind in ("put", "weak") and self.random.random() < self.options.deletes
+            plan.append((kind, None if deletes else f"{kind}{i}"))
         return plan
 
     def tick(self, node: int, above: int = NONE) -> int:
@@ -152,7 +208,7 @@ class World:
 
     # -- calls -------------------------------------------------------------------------------------------------
 
-    def _begin(self, kind: str, value: str) -> None:
+    def _begin(self, kind: str, value: str | None) -> None:
         self.now += 1
         self.live += 1
         node = self.random.randrange(REPLICAS)
@@ -161,17 +217,17 @@ class World:
         self.history.append(call)
         steps = {
             "read": lambda: self._read(node),
-            "put": lambda: self._change(node, Put(value.encode(), "")),
-            "weak": lambda: self._weak(node, value),
-            "cas": lambda: self._change(node, self._swap(version, value)),
+            "put": lambda: self._change(node, Put(_bytes(value), "")),
+            "weak": lambda: self._weak(node, _bytes(value)),
+            "cas": lambda: self._change(node, self._swap(version, _bytes(value))),
         }[kind]()
         self._advance(Conversation(node, steps, call), None)
 
-    def _swap(self, version: int | None, value: str) -> Put:
+    def _swap(self, version: int | None, value: bytes | None) -> Put:
         condition = (
             Condition(ConditionKind.IF_ABSENT) if version is None else Condition(ConditionKind.IF_VERSION, version)
         )
-        return Put(value.encode(), "", condition)
+        return Put(value, "", condition)
 
     def _change(self, node: int, change: Change) -> Generator[Any, Any, tuple[str, Any]]:
         """Ends in ok, conflict, fail (surely not applied) or unknown."""
@@ -203,22 +259,29 @@ class World:
             outcome, record = yield from self._change(node, SETTLE)
             if outcome != "conflict":
                 return "fail", None
-        value = record.value.decode() if record is not None and record.value is not None else None
-        self.seen = value, record.origin if record is not None else None
+        is_there = record is not None and record.value is not None
+        self.seen = (record.value.decode(), record.origin) if is_there else (None, None)
         return "ok", record
 
-    def _weak(self, node: int, value: str) -> Generator[Any, Any, tuple[str, Any]]:
+    def _weak(self, node: int, value: bytes | None) -> Generator[Any, Any, tuple[str, Any]]:
         ballot = self.tick(node)
-        record = Record(ballot, ballot, True, value.encode())
+        record = Record(ballot, ballot, True, value)
+        under_way = self.replicas[node].under_way
+        under_way.add(ballot)
         needed = self.random.choice((1, 1, 2, 3))
         write = self.rules.weak_write(
             KEY, record, needed=needed, majority=MAJORITY, replicas=REPLICAS, name_of=lambda slot: f"n{slot}"
         )
-        end = yield from self._attempts(write.run(), node)
+        try:
+            end = yield from self._attempts(write.run(), node)
+            if write.must_be_kept and not isinstance(end, Taken):
+                self.replicas[node].keep(record)
+        finally:  # at its end, or when its node dies
+            under_way.discard(ballot)
         if isinstance(end, Taken):
             self.acknowledged.append(ballot)
         elif write.must_be_kept:
-            self.replicas[node].kept_aside[record.origin] = record
+            pass
         elif not write.may_be_applied:
             return "fail", None
         return "unknown", None  # to strong readers it takes effect once, at any time from now on, or never
@@ -276,9 +339,91 @@ class World:
             self.replicas[node].kept_aside.pop(record.origin, None)
         return outcome, settled
 
+    # -- deleting for good ---------------------------------------------------------------------------------------
+
+    def _begin_raising(self) -> None:
+        """Somebody raises the floor, slowly or fast; mostly after anti-entropy has passed over the key."""
+        if self.random.random() < 0.7:
+            newest = max((replica.state.record for replica in self.replicas), key=_ballot)
+            for replica in self.replicas if newest is not None else ():
+                replica.relay(newest)
+        raising = self._raise_floor(self.random.randrange(REPLICAS), self.options.loss / 2)
+        self.events.append(("purger", raising, self.random.choice((0.0, 0.5, 0.9, 1.0))))
+
+    def _raise_floor(self, node: int, loss: float, floor: int = NONE) -> Generator[None, None, None]:
+        """Raises the floor to some moment near the present, one message to one replica at a time.
+
+        Whatever is lost before the last step ends it; so does the death of this node, here and there.
+        """
+        floor = floor or self._some_floor(node)
+        order = self.random.sample(range(REPLICAS), REPLICAS)
+        for slot in order:
+            yield
+            if self.random.random() < loss or not self._gate(slot, floor):
+                return
+        for slot in order if self.rules.compares_all else order[:-1]:
+            own = self.replicas[node].state.record
+            yield
+            its = self.replicas[slot].state.record
+            if self.random.random() < loss or (_ballot(own) != _ballot(its) and holds_back([own, its], floor)):
+                return
+        for slot in order:
+            yield
+            if self.random.random() < loss or not self._confirm(slot, floor):
+                return
+        for slot in order:
+            yield
+            if self.random.random() >= loss:
+                yield from self._purge(self.replicas[slot], floor)
+
+    def _some_floor(self, node: int) -> int:
+        latest = max(self.clocks)
+        return (max(1, latest - self.random.randrange(12)) << SLOT_BITS) | node
+
+    def _gate(self, slot: int, floor: int) -> bool:
+        member = self.replicas[slot]
+        self.clocks[slot] = max(self.clocks[slot], floor >> SLOT_BITS)
+        member.gates.put_up(0, floor, 0.0)
+        return member.is_clear(floor)
+
+    def _confirm(self, slot: int, floor: int) -> bool:
+        member = self.replicas[slot]
+        if member.gates.why_not(0, floor) is not None or not member.is_clear(floor):
+            return False
+        if self.rules.seals:
+            member.gates.seal(0, floor)
+        return True
+
+    def _purge(self, replica: Replica, floor: int) -> Generator[None, None, None]:
+        """As Replica.purge: the floor first, then the rows that nobody has touched meanwhile."""
+        if self.rules.seals and not replica.gates.may_purge(0, floor):
+            return
+        replica.is_touched = False
+        gates, state = replica.gates, replica.state
+        replica.raise_floor(floor)
+        yield
+        if replica.gates is not gates:
+            return  # it has restarted
+        record = state.record
+        is_purgeable = max(state.promised, state.ballot) <= floor and (record is None or record.value is None)
+        if is_purgeable and not replica.is_touched:
+            self.purged = max(self.purged, NONE if record is None else record.origin)
+            replica.state = ReplicaState()
+            replica.raise_floor(floor)
+        replica.gates.purged(0, floor)
+
+    def _restart(self, slot: int) -> None:
+        for talk in self.talks:
+            if talk.node == slot and not talk.is_over:
+                self._die(talk)
+        self.replicas[slot].restart()
+        self.prepared[slot].clear()
+
     # -- the network -------------------------------------------------------------------------------------------
 
     def _advance(self, talk: Conversation, answers: Answers | None) -> None:
+        if answers is None:
+            self.talks.append(talk)
         try:
             ask: Ask = talk.steps.send(answers)
         except StopIteration as end:
@@ -312,6 +457,14 @@ class World:
         kind, *rest = event
         if kind == "relay":
             self.replicas[rest[0]].relay(rest[1])
+        elif kind == "purger":
+            if self.random.random() < self.options.crash / 2:
+                return
+            raising, haste = rest
+            while next(raising, DONE) is not DONE:
+                if self.random.random() >= haste:
+                    self.events.append(event)
+                    break
         elif kind == "duplicate":
             self.replicas[rest[0]].handle(rest[1])
         elif kind == "request":
@@ -331,10 +484,15 @@ class World:
             return
         talk.quorum = None
         if self.random.random() < self.options.crash:
-            talk.is_over = True  # the coordinator died: its client never learns
-            self.live -= 1
+            self._die(talk)
         else:
             self._advance(talk, talk.answers)
+
+    def _die(self, talk: Conversation) -> None:
+        """Its coordinator died: its client never learns."""
+        talk.is_over = True
+        talk.steps.close()
+        self.live -= 1
 
     # -- after the schedule: everybody reachable, nobody calling ---------------------------------------------------
 
@@ -348,8 +506,42 @@ class World:
             for _, record in sorted(merge.items()):
                 self._alone(self._change(0, Merge(record)))
         records = [replica.state.record for replica in self.replicas]
-        origin = self.replicas[0].state.origin
-        return all(record == records[0] for record in records) and all(acked <= origin for acked in self.acknowledged)
+        origin = records[0].origin if records[0] is not None else self.purged
+        return (
+            all(record == records[0] for record in records)
+            and all(acked <= origin for acked in self.acknowledged)
+            and self.purged <= origin
+        )
+
+    def stays_deleted(self) -> bool:
+        """Purges all and lets every accept come again; whether the replicas are still as they must be.
+
+        A write of unknown outcome may take effect now. The reads before and after are part of the history.
+        """
+        floor = (max(self.clocks) + 1) << SLOT_BITS
+        for replica in self.replicas:
+            replica.restart()
+            replica.kept_aside.clear()  # it is merged
+        self._read_at_the_end()
+        for _ in self._raise_floor(0, 0.0, floor):
+            pass
+        accepts = [accept for replica in self.replicas for accept in replica.accepts.values()]
+        for accept in self.random.sample(accepts, len(accepts)):
+            for replica in self.replicas:
+                replica.handle(accept)
+        is_equal = self.converges()
+        self._read_at_the_end()
+        return is_equal
+
+    def _read_at_the_end(self) -> None:
+        """A read of its own, after all others, and part of the history."""
+        self.now += 1
+        call = Call("read", "", None, self.now)
+        self.history.append(call)
+        outcome, record = self._alone(self._read(0))
+        self.now += 1
+        call.outcome, call.end = outcome, self.now
+        call.seen = record.value.decode() if record is not None and record.value is not None else None
 
     def _compare(self, source: Replica, target: Replica, merge: dict[int, Record]) -> None:
         record = source.state.record
@@ -373,3 +565,11 @@ class World:
                 return end.value
             slots = ask.slots or tuple(range(REPLICAS))
             answers = [(slot, self.replicas[slot].handle(ask.request)) for slot in slots]
+
+
+def _bytes(value: str | None) -> bytes | None:
+    return None if value is None else value.encode()
+
+
+def _ballot(record: Record | None) -> int:
+    return record.ballot if record is not None else NONE
