@@ -80,6 +80,8 @@ class NodeConfig:
     hints_bytes_max: int = 256 << 20
     """Weak writes kept on disk for replicas that are away, and to be merged back; the only copy of one is not dropped
     for it."""
+    scrub_period_s: float = 60.0
+    """How often every row on the disk is looked at for damage; a large database takes longer."""
     clock_offset_max_s: float = 5.0
     """How far a wall clock may be off from a majority of the members' before its node is refused."""
     drain_timeout_s: float = 10.0

@@ -100,6 +100,7 @@ class Node:
             cache_bytes_max=config.cache_bytes_max,
             clock_offset_max_s=config.clock_offset_max_s,
             disk_reserve_bytes=config.disk_reserve_bytes,
+            scrub_period_s=config.scrub_period_s,
             hints_bytes_max=config.hints_bytes_max,
             anti_entropy_interval_s=config.anti_entropy_interval_s,
         )
@@ -373,7 +374,13 @@ class Node:
         metrics.gauge("kvstore_cached_keys", "Keys in memory", lambda: cluster.replica.cached_keys)
         metrics.gauge("kvstore_cached_bytes", "Estimated memory of them", lambda: cluster.replica.cached_bytes)
         metrics.gauge("kvstore_kept_aside_records", "Weak writes to merge back", lambda: len(cluster.merge_back))
-        metrics.gauge("kvstore_damaged_keys", "Keys that take no part here", lambda: len(cluster.replica.damaged))
+        metrics.gauge(
+            "kvstore_quarantined_records", "Damaged, and not whole again yet", lambda: len(cluster.replica.damaged)
+        )
+        metrics.gauge(
+            "kvstore_recovering_partitions", "Yet to be learned anew", lambda: len(cluster.fitness.recovering)
+        )
+        metrics.counter("kvstore_scrubbed_rows", "Rows looked at", lambda: cluster.recollection.scrubbing.rows)
         metrics.gauge(
             "kvstore_clock_offset_seconds", "How far a peer's wall clock is ahead of ours", self._offsets, ("peer",)
         )

@@ -110,7 +110,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_mutant_is_in_the_table_of_the_protocol() -> None:
-    source = (ROOT / "tests" / "protocol" / "test_random_schedules.py").read_text("utf-8")
+    files = ("test_random_schedules.py", "test_forgetful_schedules.py")
+    source = "".join((ROOT / "tests" / "protocol" / name).read_text("utf-8") for name in files)
     mutants = set(re.findall(r'^    "([a-z-]+)": \(Rules', source, re.MULTILINE))
     page = (ROOT / "docs" / "protocol.md").read_text("utf-8")
 
