@@ -3,7 +3,8 @@
 The contract of durability, kept by every engine (engine.py):
 
 - What `write` returned for is on disk: it survives kill -9, and a power cut as far as the disk keeps its word.
-- A batch is written as a whole or not at all, and in the order of the calls.
+- A batch is written as a whole or not at all, and in the order of the calls. On a full disk it is not, and may be
+  written again.
 - What was asked for and not yet returned may be there or not. It is never half there.
 - A commit that failed ends the engine: nothing in memory may be trusted after it.
 - A row that has rotted is Damaged, or an error that names it; it is never taken for an absence.
@@ -13,7 +14,7 @@ committed.
 
 Reading order: ballot, keyspace, record, engine (the interface, and its errors as a tree); memory (its meaning, in
 dictionaries); group_commit (how many requests share one fsync). Then the real one: schema, integrity, rows (pure),
-folder, writer, reader, and sqlite, which holds them together. DESIGN.md says why.
+folder, log_inspection, leaf_sums, writer, scrub, reader, and sqlite, which holds them together. DESIGN.md says why.
 """
 
 from storage.ballot import ballot_of, parse_version, slot_of, unix_ms_of, version_text

@@ -282,8 +282,8 @@ class Engine(Protocol):
     async def reclaim(self, bytes_max: int) -> int:
         """Gives up to about so many bytes that deleted rows left behind back to the file system; how many it gave.
 
-        The log is emptied, too. Like `write`, never while one is under way. Raises DiskFull, which changed nothing:
-        moving pages takes room for a moment; or CommitFailed.
+        A log that has grown is emptied, too. Like `write`, never while one is under way. Raises DiskFull, which
+        changed nothing, for moving pages takes room for a moment; or CommitFailed.
         """
         ...
 

@@ -139,14 +139,15 @@ class Writer:
             page_bytes = _number(connection, "page_size")
             before = _number(connection, "page_count")
             pages_max = min(_number(connection, "freelist_count"), -(-bytes_max // page_bytes))
-            if not pages_max:  # to SQLite, 0 is all
-                return 0
+            is_log_long = os.stat(self._folder.log).st_size > schema.WAL_CHECKPOINT_PAGES * page_bytes
             try:
-                with _undone_if_full(connection):
-                    # Moves one page a step, which execute() would stop at; a script is played to its end.
-                    connection.executescript(f"PRAGMA incremental_vacuum({pages_max})")
+                if pages_max:  # to SQLite, 0 is all
+                    with _undone_if_full(connection):
+                        # Moves one page a step, which execute() would stop at; a script is played to its end.
+                        connection.executescript(f"PRAGMA incremental_vacuum({pages_max})")
             finally:
-                _empty_log(connection)  # only what is copied from the log into the file makes that shorter
+                if pages_max or is_log_long:
+                    _empty_log(connection)  # only what is copied from the log into the file makes that shorter
             return (before - _number(connection, "page_count")) * page_bytes
 
     def mend(self, rows: Sequence[int]) -> int:
@@ -275,11 +276,11 @@ def _refuse_unless_whole(connection: sqlite3.Connection, cut_short: str) -> None
     """
     try:
         for _ in range(2):
-            complaint = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            complaint = " ".join(connection.execute("PRAGMA integrity_check(1)").fetchone()[0].split())
             if complaint == "ok":
                 return
             connection.execute("REINDEX")
-    except (sqlite3.DatabaseError, sqlite3.IntegrityError) as error:
+    except sqlite3.DatabaseError as error:
         complaint = str(error)
     raise FolderUnusable(
         f"{cut_short}; what is left of it does not fit the database ({complaint}), which can't be trusted any more. "

@@ -246,3 +246,16 @@ async def test_room_that_deletions_left_goes_back_to_the_file_system_step_by_ste
     await engine.write(Batch({b"more": value(5)}))
     await engine.close()
     assert ask(tmp_path / "kvstore.db", "PRAGMA integrity_check") == [("ok",)]
+
+
+async def test_a_log_that_a_burst_left_long_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "WAL_CHECKPOINT_PAGES", 100)
+    engine = await opened(tmp_path)
+    log = tmp_path / "kvstore.db-wal"
+    await engine.write(Batch({b"k": value(5)}))
+    assert await engine.reclaim(1 << 20) == 0
+    assert log.stat().st_size > 0, "a short one is left alone"
+    await engine.write(Batch({b"large": value(5, os.urandom(1_000_000))}))
+    assert await engine.reclaim(1 << 20) == 0
+    assert log.stat().st_size == 0
+    await engine.close()
