@@ -84,6 +84,7 @@ class Proposer:
         self.sent: int | None = None
         """The origin of our value once an accept bears it: from here on nobody may say `not applied`."""
         self._sent_under = NONE
+        """The lowest ballot of our accepts that may have been chosen."""
         self._floor = NONE
         """Up to here the key may have been deleted for good, as those say that promised the last ballot."""
         self.promised = self.accepted = 0
@@ -139,7 +140,9 @@ class Proposer:
             assert base is not None, "an absent key is agreed on by every majority"
             proposal = base.under(ballot, base.weak)
         else:
-            self.sent, self._sent_under = proposal.origin, ballot
+            if not self.is_own(base):  # else an earlier accept of ours may have been chosen, and nothing rules it out
+                self._sent_under = ballot
+            self.sent = proposal.origin
         next_ballot = self._tick(ballot)
         answers = yield Ask(Accept(self.key, proposal, next_ballot), self.majority)
         slots = tuple(slot for slot, answer in answers if type(answer) is Accepted)
