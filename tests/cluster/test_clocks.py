@@ -119,7 +119,7 @@ def test_an_hour_off_while_it_runs(
         strong.wait_acknowledged(3)
         weak.wait_acknowledged(3)
     for level in LEVELS:
-        assert clients["n1"].put("again", level.encode(), consistency=level, w=3, timeout=TIMEOUT).status == 200
+        until_ok(lambda level=level: clients["n1"].put("again", level.encode(), consistency=level, w=3, timeout=TIMEOUT))  # type: ignore[misc]
     for told in strong.told.values():
         for client in clients.values():
             check_strong(client, told)
