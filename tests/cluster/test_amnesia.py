@@ -1,0 +1,218 @@
+"""Real nodes that lose their memory, all or some of it: they say so, harm nobody, and come back equal."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from kvstore.readiness import unready_because
+from tests.cluster.client import Client, NoAnswer, until_ok
+from tests.cluster.convergence import are_equal, dump
+from tests.cluster.harness import ClusterHarness, wait_until
+
+KEYS = 120
+VALUE = "the value of key {} in round {}, and some more of it to be found on a disk"
+LOST = "this node lost its memory"
+
+
+class Ledger:
+    """What was acknowledged at the strong level, and must be read from then on."""
+
+    def __init__(self, cluster: ClusterHarness) -> None:
+        self._cluster = cluster
+        self._acknowledged: dict[str, bytes] = {}
+        self._round = 0
+
+    def write(self, through: str, **query: str | int) -> None:
+        """Writes every key once more."""
+        self._round += 1
+        with closing(Client(self._cluster.http_address(through))) as client:
+            for number in range(KEYS):
+                key, value = f"key/{number}", VALUE.format(number, self._round).encode()
+                until_ok(lambda key=key, value=value: client.put(key, value, **query))  # type: ignore[misc]
+                self._acknowledged[key] = value
+
+    def check(self, *through: str) -> None:
+        """Every key is read at the strong level as it was acknowledged; no level ever shows anything else."""
+        for name in through or self._cluster.names:
+            with closing(Client(self._cluster.http_address(name))) as client:
+                for key, value in self._acknowledged.items():
+                    assert until_ok(lambda key=key: client.get(key)).body == value  # type: ignore[misc]
+                    weak = client.get(key, consistency="eventual")
+                    assert weak.status == 503 or b" of it to be found on a disk" in weak.body, weak
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[ClusterHarness]:
+    with ClusterHarness(tmp_path, flags=["--scrub-period-s", "0.5"]) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def ledger(cluster: ClusterHarness) -> Ledger:
+    ledger = Ledger(cluster)
+    ledger.write("n1", w=3)
+    return ledger
+
+
+def is_well(cluster: ClusterHarness, name: str) -> bool:
+    host, _, port = cluster.http_address(name).partition(":")
+    return unready_because(host, int(port)) is None
+
+
+def why_unready(cluster: ClusterHarness, name: str) -> str:
+    host, _, port = cluster.http_address(name).partition(":")
+    return unready_because(host, int(port)) or ""
+
+
+def metric(cluster: ClusterHarness, node: str, name: str) -> float:
+    with closing(Client(cluster.http_address(node))) as client:
+        try:
+            lines = client.call("GET", "/metrics").body.decode().splitlines()
+        except NoAnswer:
+            return -1
+    return next((float(line.split()[-1]) for line in lines if line.startswith((name + " ", name + "{"))), -1)
+
+
+def becomes_whole(cluster: ClusterHarness, ledger: Ledger) -> None:
+    """n3 recovers while the others are written to and read, then takes part; in the end all hold the same."""
+    cluster.spawn("n3")
+    while not is_well(cluster, "n3"):
+        ledger.write("n1")
+        ledger.check("n1", "n2")
+    ledger.check()
+    ledger.write("n3", w=3)
+    ledger.check()
+    wait_until(lambda: metric(cluster, "n3", "kvstore_quarantined_records") == 0, "nothing to be quarantined")
+    wait_until(lambda: are_equal(cluster), "all three to hold the same")
+    assert len(list(dump(cluster.data("n1")))) == KEYS
+
+
+def votes_again(cluster: ClusterHarness, ledger: Ledger) -> None:
+    """n3 makes a majority with one other."""
+    cluster.kill("n1")
+    ledger.write("n2")
+    ledger.check("n2", "n3")
+
+
+def flip(path: Path, at: int) -> None:
+    """Flips one bit of the file."""
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1 << 2]))
+
+
+# -- folders -----------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_folder_is_filled_before_it_votes(cluster: ClusterHarness, ledger: Ledger) -> None:
+    cluster.kill("n2", "n3")
+    shutil.rmtree(cluster.data("n3"))
+    cluster.spawn("n3")
+    wait_until(lambda: "it waits: for word of n2" in why_unready(cluster, "n3"), "n3 to say for whom it waits")
+    assert "n1 remembers this member with another folder" in why_unready(cluster, "n3")
+    assert metric(cluster, "n3", "kvstore_recovering_partitions") == 64
+    assert cluster.terminate("n3") == 0
+    cluster.restart("n2")
+    becomes_whole(cluster, ledger)
+    assert LOST in cluster.log("n3")
+    assert metric(cluster, "n3", "kvstore_recovering_partitions") == 0
+    votes_again(cluster, ledger)
+
+
+def test_an_older_copy_of_the_folder(cluster: ClusterHarness, ledger: Ledger, tmp_path: Path) -> None:
+    assert cluster.terminate("n3") == 0
+    shutil.copytree(cluster.data("n3"), tmp_path / "copy")
+    cluster.restart("n3")
+    ledger.write("n3", w=3)
+    cluster.kill("n3")
+    shutil.rmtree(cluster.data("n3"))
+    shutil.copytree(tmp_path / "copy", cluster.data("n3"))
+    becomes_whole(cluster, ledger)
+    assert "it is an older state of itself" in cluster.log("n3")
+    votes_again(cluster, ledger)
+
+
+def test_a_restart_is_no_loss(cluster: ClusterHarness, ledger: Ledger) -> None:
+    """Else every restart would cost a recovery, and each test here would pass without a loss."""
+    for _ in range(2):
+        cluster.kill("n3")
+        becomes_whole(cluster, ledger)
+    assert cluster.terminate("n3") == 0
+    becomes_whole(cluster, ledger)
+    for name in cluster.names:
+        assert LOST not in cluster.log(name)
+    assert cluster.terminate("n1") == 0
+    cluster.kill("n2", "n3")
+    for name in cluster.names:
+        cluster.spawn(name)
+    cluster.wait_ready()
+    ledger.check()
+    for name in cluster.names:
+        assert LOST not in cluster.log(name)
+
+
+# -- flipped bits ------------------------------------------------------------------------------------------------
+
+
+def test_a_bit_of_the_log_flips(cluster: ClusterHarness, ledger: Ledger) -> None:
+    """SQLite drops the rest of its log without a word: commits that were acknowledged."""
+    cluster.kill("n3")
+    log = cluster.data("n3") / "kvstore.db-wal"
+    flip(log, log.stat().st_size * 2 // 3)
+    becomes_whole(cluster, ledger)
+    assert LOST in cluster.log("n3")
+    votes_again(cluster, ledger)
+
+
+def places(cluster: ClusterHarness, what: bytes) -> list[int]:
+    """Where the bytes are in the database of n3, which does not run."""
+    content = (cluster.data("n3") / "kvstore.db").read_bytes()
+    found, at = [], content.find(what)
+    while at >= 0:
+        found.append(at)
+        at = content.find(what, at + 1)
+    return found
+
+
+def rots(cluster: ClusterHarness, ledger: Ledger, choose: Callable[[], int]) -> None:
+    """n3 ends, one bit of its database flips, and it starts again. The scrub has to find what nobody asks for."""
+    assert cluster.terminate("n3") == 0
+    flip(cluster.data("n3") / "kvstore.db", choose())
+    becomes_whole(cluster, ledger)
+    said = cluster.log("n3")
+    assert "a record is damaged" in said or LOST in said
+
+
+def test_a_bit_of_a_value_flips(cluster: ClusterHarness, ledger: Ledger) -> None:
+    value = VALUE.format(7, 1).encode()
+    rots(cluster, ledger, lambda: places(cluster, value)[0] + len(value) // 2)
+    votes_again(cluster, ledger)
+
+
+@pytest.mark.parametrize("copy", [0, -1])
+def test_a_bit_of_a_key_flips(cluster: ClusterHarness, ledger: Ledger, copy: int) -> None:
+    """Of the row, or of the index by which it is found: the key looks as if it had never been heard of."""
+    rots(cluster, ledger, lambda: places(cluster, b"key/77")[copy] + 5)
+    votes_again(cluster, ledger)
+
+
+def test_nobody_reads_what_rots_while_the_node_runs(cluster: ClusterHarness, ledger: Ledger) -> None:
+    """The value is not in memory any more, and is read at the moment it is found to be damaged."""
+    cluster.node_flags["n3"] = ["--cache-bytes-max", "1MiB", "--scrub-period-s", "1000"]
+    assert cluster.terminate("n3") == 0
+    value = VALUE.format(7, 1).encode()
+    flip(cluster.data("n3") / "kvstore.db", places(cluster, value)[0] + len(value) // 2)
+    cluster.restart("n3")
+    with closing(Client(cluster.http_address("n3"))) as client:
+        for level in ("eventual", "weak", "strong"):
+            assert until_ok(lambda level=level: client.get("key/7", consistency=level)).body == value  # type: ignore[misc]
+    wait_until(lambda: metric(cluster, "n3", "kvstore_quarantined_records") == 0, "the record to be sound again")
+    wait_until(lambda: are_equal(cluster), "all three to hold the same")
+    assert "a record is damaged" in cluster.log("n3")
