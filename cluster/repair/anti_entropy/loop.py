@@ -30,7 +30,9 @@ INTERVAL_S = 5.0
 SILENT_TURNS, SILENT_S = 2.5, 5.0
 """After so many intervals and so long without being asked by a peer of a lower slot, this node asks it."""
 IDLE_TURNS_MAX = 12
-"""A peer with which nothing could be brought together, though keys differ, is left alone for up to so many turns."""
+"""A peer with which nothing could be brought together, though keys differ, is left alone for up to so many turns.
+
+It may ask by itself meanwhile, as a peer that is silent: what can't be sent may be fetched."""
 ATTEMPTS_IN_VAIN = 3
 """After so many comparisons in a row that brought nothing together, a repair that was asked for gives up."""
 log = structlog.get_logger()

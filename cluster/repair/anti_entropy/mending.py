@@ -27,6 +27,8 @@ KEYS_AT_ONCE = 64
 """Keys of one wave: what is read and accepted together shares loads and commits."""
 WAVE_BYTES = 16 << 20
 """About what the values of a wave may hold in memory. How large they are shows only in the wave before."""
+VALUE_BYTES_GUESSED = 1 << 20
+"""Of the largest value, before the first wave."""
 BUSY = 16
 """Conversations of clients under way on this node, from which on a wave waits."""
 BUSY_PAUSE_S = 0.05
@@ -55,7 +57,7 @@ class Mending:
         left: set[bytes] = set()
         stuck: dict[bytes, Record] = {}
         todo = deque(differences)
-        largest = WAVE_BYTES // KEYS_AT_ONCE
+        largest = VALUE_BYTES_GUESSED
         while todo and not asking.is_vain:
             await self._give_way()
             count = max(1, min(KEYS_AT_ONCE, WAVE_BYTES // largest))
@@ -67,7 +69,8 @@ class Mending:
                     left.add(one.key)
                 elif one.end is None and one.record is not None:
                     stuck[one.key] = one.record
-            largest = max(largest // 2, 1, *(one.size for one in mended))
+            if sizes := [len(one.record.value or b"") for one in mended if one.record is not None]:
+                largest = max(largest // 2, 1, *sizes)
         left |= {difference.key for difference in todo}
         return left | await self._clear(asking, stuck)
 
@@ -98,15 +101,13 @@ class Mending:
 class _Mended:
     """One difference on its way."""
 
-    __slots__ = ("_asking", "_difference", "_parts", "end", "key", "record", "size")
+    __slots__ = ("_asking", "_difference", "_parts", "end", "key", "record")
 
     def __init__(self, parts: Parts, asking: Asking, difference: Difference) -> None:
         self._parts, self._asking, self._difference = parts, asking, difference
         self.key = difference.key
         self.record: Record | None = None
         """The newer one, once it is known."""
-        self.size = 0
-        """Bytes of its value."""
         self.end: _End | None = None
         """None at the end: a promise stands in the way."""
 
@@ -134,7 +135,6 @@ class _Mended:
     async def _bring(self, is_newer_here: bool) -> None:
         asking, record = self._asking, self.record
         assert record is not None, "what is newer than something is something"
-        self.size = len(record.value or b"")
         ask = asking.there if is_newer_here else asking.here
         older = self._difference.there if is_newer_here else self._difference.here
         answer = await ask(Accept(self.key, record, NONE, yielding=record.weak))
