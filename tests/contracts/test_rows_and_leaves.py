@@ -34,6 +34,7 @@ async def all_rows(engine: Engine, first: int, behind: int, limit: int) -> list[
         after = (hash_of(rows[-1].key), rows[-1].key) if rows else None
         page = await engine.rows(first, behind, after, limit)
         assert page.complete or len(page.rows) == limit
+        assert page.rows or not rows, "no page is empty because the one before did not say that it was the last"
         rows += page.rows
     return rows
 
