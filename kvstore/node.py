@@ -226,9 +226,24 @@ class Node:
         answers = await self._cluster.versions(key, timeout_s)
         return {by_slot[slot].name: version_of(answer) for slot, answer in answers.items()}
 
-    async def repair(self, partition: int, timeout_s: float) -> RepairReport | None:
+    async def repair(self, partition: int, timeout_s: float) -> RepairReport | str:
         """See Backend."""
-        return None
+        if not self._membership.is_formed:
+            return "the cluster's first topology is still forming"
+        topology = self._membership.topology
+        repaired = await self._cluster.repair(partition, timeout_s)
+        if isinstance(repaired, str):
+            return repaired
+        return RepairReport(
+            partition=partition,
+            node=topology.by_slot[repaired.slot].name,
+            differed=repaired.differed,
+            fetched=repaired.fetched,
+            sent=repaired.sent,
+            left=repaired.left,
+            bytes_moved=repaired.bytes_moved,
+            unreachable=topology.names(repaired.unreachable),
+        )
 
     # -- ClusterView -------------------------------------------------------------------------------------------
 
@@ -321,17 +336,18 @@ class Node:
     @property
     def convergence(self) -> ConvergenceView:
         """See ClusterView."""
-        cluster = self._cluster
+        cluster, ledger = self._cluster, self._cluster.anti_entropy.ledger
+        standing, last_s = ledger.standing(), ledger.last_round_s
         return ConvergenceView(
             unfit=tuple(cluster.fitness.reasons),
             hints=len(cluster.hints),
             hints_bytes=cluster.hints.size_bytes,
             hints_sole=cluster.hints.soles,
             kept_aside=len(cluster.merge_back),
-            partitions_in_sync=0,
-            partitions_differing=0,
-            partitions_unchecked=0,
-            anti_entropy_age_s=None,
+            partitions_in_sync=standing.in_sync,
+            partitions_differing=standing.differing,
+            partitions_unchecked=standing.unchecked,
+            anti_entropy_age_s=None if last_s is None else round(self._clock.monotonic_s() - last_s, 1),
             quarantined=len(cluster.replica.damaged),
             recovering_partitions=len(cluster.fitness.recovering),
             purge_held_back_by=(),

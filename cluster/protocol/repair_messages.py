@@ -73,6 +73,8 @@ class CompareEntries(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
 class PartitionRepaired(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=38):
     """What a comparison of one partition on all its replicas found, and what became of it."""
 
+    slot: int
+    """Of the replica that compared itself with the others."""
     differed: int
     """Keys that were not the same on all replicas that could be asked."""
     fetched: int
@@ -105,6 +107,8 @@ class Gated(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=34):
     is_clear: bool
     reason: str = ""
     """In words, where it is not."""
+    purgeable: int = 0
+    """Rows of this replica that would go, when the gate was put up."""
 
 
 class Gate(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):

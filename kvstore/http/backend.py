@@ -110,8 +110,8 @@ class Backend(Protocol):
         """
         ...
 
-    async def repair(self, partition: int, timeout_s: float) -> RepairReport | None:
-        """Compares the partition's replicas now and brings them together; None when none of them could be asked."""
+    async def repair(self, partition: int, timeout_s: float) -> RepairReport | str:
+        """Compares the partition's replicas now and brings them together; why not, where none could be asked."""
         ...
 
 

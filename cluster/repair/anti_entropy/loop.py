@@ -158,7 +158,7 @@ class _Repair:
     """One partition, brought together on all its replicas."""
 
     def __init__(self, parts: Parts, finding: Finding, mending: Mending, partition: int, others: Sequence[int]) -> None:
-        self._finding, self._mending, self._partition = finding, mending, partition
+        self._finding, self._mending, self._partition, self._slot = finding, mending, partition, parts.slot
         self.tally = Tally()
         self.askings = {slot: Asking(parts.context, slot, parts.slot, self.tally) for slot in others}
         self._left: set[bytes] = set()
@@ -195,6 +195,7 @@ class _Repair:
         """What was found and done so far."""
         tally = self.tally
         return PartitionRepaired(
+            slot=self._slot,
             differed=len(tally.differed | self._left),
             fetched=tally.fetched,
             sent=tally.sent,

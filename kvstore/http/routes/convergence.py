@@ -28,12 +28,8 @@ class Convergence:
             detail = f"Parameter 'partition': there is none of that number; they go from 0 to {view.partitions - 1}."
             raise Problem("bad-parameter", detail, parameter="partition", limit=view.partitions - 1)
         report = await self._service.backend.repair(choice.partition, choice.timeout_s)
-        if report is None:
-            raise Problem(
-                "quorum-unavailable",
-                "No replica of this partition could be asked to compare itself with the others in the time there was. "
-                "Nothing is lost by that; try again when its nodes have returned.",
-                outcome="none",
-            )
+        if isinstance(report, str):
+            detail = f"The partition's replicas were not compared: {report}. Nothing is lost by that; try again later."
+            raise Problem("quorum-unavailable", detail, outcome="none")
         page: dict[str, Any] = msgspec.to_builtins(report)
         return Answer(200, f"{JSON}Cache-Control: no-store\r\n", msgspec.json.encode(page))

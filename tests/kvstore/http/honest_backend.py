@@ -84,11 +84,11 @@ class HonestBackend:
         record = self.records.get(key)
         return {"n1": record.origin if record else None, "n2": None, "n3": "unreachable"}
 
-    async def repair(self, partition: int, timeout_s: float) -> RepairReport | None:
+    async def repair(self, partition: int, timeout_s: float) -> RepairReport | str:
         await self._arrive(("repair", partition, timeout_s))
         if self.next_outcome is not None:
             return self._staged()  # type: ignore[no-any-return]
-        return None if partition == 63 else RepairReport(partition, "n2", 3, 1, 2, 0, 4_711, ("n3",))
+        return "nobody is there" if partition == 63 else RepairReport(partition, "n2", 3, 1, 2, 0, 4_711, ("n3",))
 
     async def arrived(self, count: int) -> None:
         """Waits until so many requests have come in."""

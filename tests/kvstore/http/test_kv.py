@@ -11,6 +11,7 @@ from cluster.levels import Level
 from cluster.requests import (
     Conflict,
     Found,
+    NoRoom,
     Overloaded,
     TimedOut,
     Unavailable,
@@ -226,6 +227,13 @@ UNKNOWN_VERSION = 0x016A40D100000000
          {"code": "outcome-unknown", "outcome": "unknown", "needed": 2, "got": 1, "version": VERSION}),
         (Unknown(2, 0, (), None), 504, {"code": "outcome-unknown", "outcome": "unknown", "version": None}),
         (Overloaded(1.5), 503, {"code": "overloaded", "outcome": "not-applied"}),
+        (NoRoom("the disk is full"), 507,
+         {"code": "disk-full", "outcome": "not-applied",
+          "detail": "Nothing was written: the disk is full. Other nodes may have room."}),
+        (Unavailable(2, 0, (), "this node's wall clock is off"), 503,
+         {"code": "quorum-unavailable", "outcome": "not-applied", "needed": 2, "got": 0,
+          "detail": "This node can't take part now, and nothing was written: this node's wall clock is off. "
+          "Ask another node."}),
         (Conflict(None, 2, ("n1", "n3")), 412, {"code": "version-mismatch", "outcome": "not-applied", "version": None}),
         (RuntimeError("boom"), 500, {"code": "internal", "outcome": "unknown"}),
     ],
