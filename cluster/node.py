@@ -45,14 +45,20 @@ from cluster.protocol.repair_messages import (
     CompareEntries,
     CompareLeaves,
     CompareRoots,
+    Confirm,
+    Gate,
     Inventory,
     PartitionRepaired,
+    Purge,
     RaisePromise,
     RepairPartition,
 )
 from cluster.repair.amnesia.recollection import Recollection
+from cluster.repair.anti_entropy.finding import Finding
 from cluster.repair.anti_entropy.loop import INTERVAL_S, AntiEntropy
 from cluster.repair.disk_watch import RESERVE_BYTES, DiskWatch
+from cluster.repair.floors.loop import PURGE_AFTER_S, Floors
+from cluster.repair.floors.member import FloorMember
 from cluster.repair.hash_trees import HashTrees
 from cluster.repair.hints import BYTES_MAX, Hints
 from cluster.repair.parts import Parts
@@ -81,6 +87,7 @@ DRAIN_STEP_S = 0.01
 QUICK_BEATS, QUICK_INTERVAL_S = 100, 0.02
 """A node that has just started asks what others remember of it before it takes part, and asks quickly for a while."""
 _COMPARING = frozenset({CompareRoots, CompareLeaves, CompareEntries, RepairPartition})
+_FLOORS = frozenset({Gate, Confirm, Purge})
 log = structlog.get_logger()
 
 
@@ -104,6 +111,7 @@ class ClusterNode:
         hints_bytes_max: int = BYTES_MAX,
         scrub_period_s: float = 60.0,
         anti_entropy_interval_s: float = INTERVAL_S,
+        purge_after_s: float = PURGE_AFTER_S,
     ) -> None:
         """The engine is open, and `commits` writes to it."""
         self.slot, self._topology, self._engine, self._commits = slot, topology, engine, commits
@@ -129,7 +137,7 @@ class ClusterNode:
         self.prepared = PreparedBallots(self.replica.peek, self._is_recent)
         # Others proposed while this node did not: what was promised to it before is worth nothing now.
         self.fitness.on_fit = self.prepared.clear
-        self.primary = Primary(self.context, self.prepared, topology)
+        self.primary = Primary(self.context, self.prepared, topology, clock_offset_max_s=clock_offset_max_s)
         self.handover = Handover(self.context, self.primary, topology, slot)
         self.context.hand_over = self.handover.submit
         self.merge_back = MergeBack(self.context, topology, commits.forget)
@@ -165,7 +173,18 @@ class ClusterNode:
             scrub_period_s=scrub_period_s,
             on_changed=self._beat_all,
         )
-        self.anti_entropy = AntiEntropy(parts, anti_entropy_interval_s, self._on_higher_floor)
+        self.floor_member = FloorMember(
+            parts,
+            {
+                "a hint": self.hints.oldest,
+                "a weak write that waits to be merged back": self.merge_back.oldest,
+                "a weak write under way": self.weak_writer.oldest,
+            },
+        )
+        self.hints.on_added = self.merge_back.on_added = self.floor_member.note
+        self.anti_entropy = AntiEntropy(parts, anti_entropy_interval_s, self.floor_member.adopt)
+        finding = Finding(parts, self.anti_entropy.ledger, self.floor_member.adopt)
+        self.floors = Floors(parts, finding, purge_after_s, clock_offset_max_s)
 
     async def load(self) -> None:
         """Brings into memory what is on disk; to be awaited before anything is asked of this node. Commits must run."""
@@ -183,6 +202,7 @@ class ClusterNode:
         self._tasks.spawn(self.hints.run(), "replay hints")
         self.recollection.start()
         self._tasks.spawn(self.anti_entropy.run(), "compare with peers")
+        self._tasks.spawn(self.floors.run(), "raise floors")
         self._tasks.spawn(self._beat(), "heartbeat")
 
     # -- what applications ask ---------------------------------------------------------------------------------
@@ -256,6 +276,8 @@ class ClusterNode:
             self._beat_heard(request, respond, token)  # type: ignore[arg-type]
         elif kind is RaisePromise or kind is Inventory:
             self.recollection.witness.handle(request, respond, token)  # type: ignore[arg-type]
+        elif kind in _FLOORS:
+            self.floor_member.handle(request, respond, token)  # type: ignore[arg-type]
         elif kind in _COMPARING:
             self.anti_entropy.handle(request, respond, token)  # type: ignore[arg-type]
         else:
@@ -325,17 +347,13 @@ class ClusterNode:
         if isinstance(answer, Alive):
             self.wall_watch.heard(slot, answer.wall_ms, sent_s)
             self.roster.told(slot, answer.fitness | self.wall_watch.seen(slot))
-            self.recollection.answered(slot, answer)
+            self.recollection.answered(slot, answer, sent_s)
 
     def _is_recent(self, ballot: int) -> bool:
         return self.ballots.now_ms() - unix_ms_of(ballot) < PREPARED_MS_MAX
 
     def _on_kept_aside(self, key: bytes, record: Record) -> None:
         self.merge_back.add(key, record)
-
-    def _on_higher_floor(self, partition: int, floor: int) -> None:
-        """Another replica has told that all that is this old was compared equal and may go."""
-        self._tasks.spawn(self.replica.purge(partition, floor, unix_ms_of(floor)), "raise a floor")
 
     def _reserve(self, ceiling_ms: int, done: Callable[[], None]) -> None:
         ticket = self._commits.set_fact(CLOCK_CEILING, str(ceiling_ms).encode())

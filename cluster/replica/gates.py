@@ -80,6 +80,11 @@ class Gates:
         if self.sealed(partition) <= floor:
             self._seals.pop(partition, None)
 
+    def void(self, partition: int) -> None:
+        """What this replica holds there came by another way than accepts: nothing can be said of it any more."""
+        self._gates.pop(partition, None)
+        self._seals.pop(partition, None)
+
     def take_down(self, partition: int) -> None:
         """Nobody will ask for a confirmation of this gate."""
         self._gates.pop(partition, None)

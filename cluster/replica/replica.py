@@ -18,6 +18,7 @@ from cluster.membership.fitness import Fitness
 from cluster.protocol.acceptor import Acceptor, Decision
 from cluster.protocol.messages import Accept, Held, Prepare, Read, ReplicaRequest, Reply, Scan, Scanned, Unfit
 from cluster.repair.hash_trees import HashTrees, digest
+from cluster.replica.gates import Gates
 from cluster.replica.marks import PartitionMarks
 from cluster.replica.record_cache import RecordCache
 from cluster.tasks import Tasks, safely
@@ -35,6 +36,9 @@ LOADING_KEYS_MAX = 20_000
 LEAF_ATTEMPTS, LEAF_ROWS = 20, 1_000
 SCAN_VALUE_BYTES_MAX = 4 * 1024 * 1024
 """Values in one page of a scan, so that a page fits a frame."""
+
+PURGE_KEYS = 500
+"""Rows that go in one transaction: few enough that a write behind it does not notice."""
 
 _NOTHING = ReplicaState()
 log = structlog.get_logger()
@@ -63,6 +67,11 @@ class Replica:
         self._acceptor = acceptor or Acceptor()
         self._cache = RecordCache(cache_bytes_max)
         self._on_kept_aside = on_kept_aside
+        self.gates = Gates()
+        """Where floors are being raised just now."""
+        self._purging: dict[int, set[bytes]] = {}
+        """Partition -> keys that changed since its purge began."""
+        self._marks_ticket = 0
         self._loading: dict[bytes, list[tuple[ReplicaRequest, Respond, int]]] = {}
         self._to_load: list[bytes] = []
         self.damaged: dict[bytes, str] = {}
@@ -102,7 +111,8 @@ class Replica:
             return
         self._clock.absorb(highest)
         if type(request) is Accept:
-            decision = self._acceptor.accept(state, request)
+            accept = self._accept_gated if self.gates.are_any else self._acceptor.accept
+            decision = accept(state, request)
         else:
             assert type(request) is Prepare
             decision = self._acceptor.prepare(state, request)
@@ -110,7 +120,20 @@ class Replica:
             ticket = self._write(request.key, state.ballot, decision)
         self._reply(ticket, respond, token, decision.reply)
 
+    def _accept_gated(self, state: ReplicaState, request: Accept) -> Decision:
+        """An accept while a floor is being raised somewhere: what is as old is refused, or is the end of that."""
+        partition, ballot = self._trees.partition_of(request.key), request.record.ballot
+        refusal = self._acceptor.sealed(state, request, self.gates.sealed(partition))
+        if refusal is not None:
+            return refusal
+        decision = self._acceptor.accept(state, request)
+        if decision.state.record is not state.record:
+            self.gates.note(partition, ballot, "a write as old as the floor came late")
+        return decision
+
     def _write(self, key: bytes, before: int, decision: Decision) -> int:
+        if self._purging:
+            self._purging.get(self._trees.partition_of(key), set()).add(key)
         ticket = self._commits.put(key, decision.state)
         after = decision.state.ballot
         if after != before:
@@ -118,9 +141,15 @@ class Replica:
         self._cache.put(key, decision.state, ticket)
         self._cache.shrink(self._commits.committed)
         if decision.displaced is not None:
+            self._note_kept_aside(key, decision.displaced)
             ticket = self._commits.keep(key, decision.displaced)
             self._commits.when(ticket, partial(self._on_kept_aside, key, decision.displaced))
         return ticket
+
+    def _note_kept_aside(self, key: bytes, record: Record) -> None:
+        if self.gates.are_any:
+            what = "a write as old as the floor is being kept aside"
+            self.gates.note(self._trees.partition_of(key), record.origin, what)
 
     def _reply(self, ticket: int, respond: Respond, token: int, reply: Reply) -> None:
         if ticket <= self._commits.committed:
@@ -160,8 +189,9 @@ class Replica:
     def _loaded(self, key: bytes, found: ReplicaState | Damaged | None) -> None:
         """A key's state is here, or it is clear that it can't be had: those who wait are answered."""
         waiting = self._loading.pop(key)
-        if isinstance(found, ReplicaState):
-            self._cache.put(key, self._marks.put_on(key, found), 0)
+        if isinstance(found, ReplicaState) and key not in self.damaged:  # a scrub may have found more than the load
+            marked = self._marks.put_on(key, found)
+            self._cache.put(key, marked, 0 if marked is found else self._marks_ticket)
             for request, respond, token in waiting:
                 safely(self.handle, request, respond, token)
             return
@@ -183,10 +213,11 @@ class Replica:
         for key, record in found.items():
             entry = self._cache.get(key)
             state = entry.state if entry is not None else loaded.get(key, _NOTHING)
+            self.gates.void(self._trees.partition_of(key))
             is_damaged = isinstance(state, Damaged) or key in self.damaged
             if isinstance(state, Damaged) or is_damaged:
                 state = _NOTHING
-            decision = self._acceptor.restore(state, record, promised)
+            decision = self._acceptor.restore(self._marks.put_on(key, state), record, promised)
             ticket = self._write(key, state.ballot, decision)
             if is_damaged:
                 self._commits.when(ticket, partial(self._restored, key))
@@ -245,35 +276,72 @@ class Replica:
         self._mark_cached(partition, ticket)
         return ticket
 
+    def raise_floor(self, partition: int, floor: int) -> int:
+        """From now on what is absent here has this floor; the ticket of the commit after which it holds.
+
+        Nothing goes by it: a tombstone that is here says more than a floor does.
+        """
+        ticket = self._commits.set_fact(*self._marks.raise_floor(partition, floor))
+        self._mark_cached(partition, ticket)
+        return ticket
+
     async def purge(self, partition: int, floor: int, expired_before_ms: int) -> tuple[int, int]:
         """Raises the floor of a partition: what it covers goes, and stays gone.
 
-        Rows and floor change in one transaction. A row that is in use at this moment stays for the next time. Gives
-        how many went, and the ticket of the commit.
+        The floor is on disk with the first rows that go, or before them. A row that is in use at this moment stays
+        for the next time. Gives how many went, and the ticket of the last commit, which is durable.
         """
-        first, behind = self._trees.places_of(partition)
-        keys = await self._engine.purgeable(first, behind, floor, expired_before_ms)
-        states = await self._engine.load(keys)
-        gone = 0
-        for key, found in states.items():
+        if partition in self._purging:
+            return 0, self._commits.committed
+        touched = self._purging[partition] = set()
+        try:
+            await self._commits.wait(self._commits.ticket)  # what changed before is read; what changes now is touched
+            first, behind = self._trees.places_of(partition)
+            keys = await self._engine.purgeable(first, behind, floor, expired_before_ms)
+            ticket, gone = self.raise_floor(partition, floor), 0
+            for start in range(0, len(keys), PURGE_KEYS):
+                some = await self._engine.load(keys[start : start + PURGE_KEYS])
+                dropped = [key for key, found in some.items() if self._is_droppable(key, found, floor, touched)]
+                states = {key: self._drop(key, some[key]) for key in dropped}
+                ticket = self._commits.ticket
+                await self._commits.wait(ticket)
+                self._forget_absent(states)
+                gone += len(dropped)
+            await self._commits.wait(ticket)
+            return gone, ticket
+        finally:
+            del self._purging[partition]
+
+    def _is_droppable(self, key: bytes, found: ReplicaState | Damaged, floor: int, touched: set[bytes]) -> bool:
+        """Whether what was read of the key is still all there is of it, and nobody needs it any more."""
+        if isinstance(found, Damaged) or key in touched or key in self._loading or key in self.damaged:
+            return False
+        if found.record is not None and found.record.fences:
+            return False  # a fence outlives its key: see Record.fences
+        entry = self._cache.get(key)
+        return max(found.promised, found.ballot) <= floor and (
+            entry is None or (entry.ticket <= self._commits.committed and entry.state.promised <= floor)
+        )
+
+    def _drop(self, key: bytes, found: ReplicaState | Damaged) -> ReplicaState:
+        """The row goes with the next commit. Until then memory says what the disk does not say yet."""
+        assert isinstance(found, ReplicaState)
+        absent = self._marks.put_on(key, _NOTHING)
+        self._cache.put(key, absent, self._commits.drop(key))
+        if found.ballot != NONE:
+            self._commits.set_leaf(*self._trees.replace(key, found.ballot, NONE))
+        return absent
+
+    def _forget_absent(self, states: Mapping[bytes, ReplicaState]) -> None:
+        """What the disk says now, too, need not be in memory."""
+        for key, absent in states.items():
             entry = self._cache.get(key)
-            if key in self._loading or key in self.damaged or isinstance(found, Damaged):
-                continue
-            if entry is not None and (entry.ticket > self._commits.committed or entry.state.ballot != found.ballot):
-                continue
-            if entry is not None and max(entry.state.promised, entry.state.ballot) > floor:
-                continue
-            self._cache.remove(key)
-            self._commits.drop(key)
-            if found.ballot != NONE:
-                self._commits.set_leaf(*self._trees.replace(key, found.ballot, NONE))
-            gone += 1
-        ticket = self._commits.set_fact(*self._marks.raise_floor(partition, floor))
-        self._mark_cached(partition, ticket)
-        return gone, ticket
+            if entry is not None and entry.state is absent:
+                self._cache.remove(key)
 
     def _mark_cached(self, partition: int, ticket: int) -> None:
-        """Puts the partition's marks on what is in memory of it."""
+        """Puts the partition's marks on what is in memory of it, and soon on what is loaded."""
+        self._marks_ticket = ticket
         for key, entry in self._cache.entries():
             if self._trees.partition_of(key) == partition:
                 marked = self._marks.put_on(key, entry.state)
@@ -298,6 +366,7 @@ class Replica:
 
     def keep_aside(self, key: bytes, record: Record, kept: Callable[[], None]) -> None:
         """Keeps a weak write on disk that could not be brought in; calls back when it is there."""
+        self._note_kept_aside(key, record)
         ticket = self._commits.keep(key, record)
         self._commits.when(ticket, partial(self._on_kept_aside, key, record))
         self._commits.when(ticket, kept)

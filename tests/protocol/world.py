@@ -25,7 +25,7 @@ from cluster.protocol.quorum import Quorum, Verdict
 from cluster.protocol.reader import Agreed, StrongRead
 from cluster.protocol.steps import Answers, Ask, HandOver, Pause
 from cluster.protocol.weak_write import Taken, WeakWrite
-from cluster.repair.raising import holds_back
+from cluster.repair.floors.criterion import holds_back
 from cluster.replica.gates import Gates
 from cluster.requests import Condition, ConditionKind, Unavailable, Unknown, Written
 from storage.ballot import NONE, SLOT_BITS

@@ -15,7 +15,7 @@ from cluster.protocol.repair_messages import (
     LeavesCompared,
     RootsCompared,
 )
-from cluster.repair.anti_entropy.answering import OnHigherFloor
+from cluster.repair.anti_entropy.answering import ROWS_MAX, OnHigherFloor
 from cluster.repair.anti_entropy.asking import Asking
 from cluster.repair.anti_entropy.at_once import at_once
 from cluster.repair.anti_entropy.differences import Difference, differences, is_covered, runs
@@ -97,25 +97,30 @@ class Finding:
         async def compare(run: tuple[int, int]) -> None:
             nonlocal is_complete
             is_full = asking.is_vain or len(found) >= KEYS_PER_BATCH
-            differing = None if is_full else await self._compare_run(asking, *run)
-            if differing is None:
-                is_complete = False
-            else:
-                found.extend(one for one in differing if not is_covered(one, floor, now_ms))
+            differing, is_all = ([], False) if is_full else await self._compare_run(asking, *run)
+            is_complete = is_complete and is_all
+            found.extend(one for one in differing if not is_covered(one, floor, now_ms))
 
         leaves = [leaf for leaf in answer.leaves if leaf in trees.leaves_of(partition)]
         await at_once(RUNS_AT_ONCE, runs(leaves), compare)
         return is_complete
 
-    async def _compare_run(self, asking: Asking, first: int, count: int) -> list[Difference] | None:
+    async def _compare_run(self, asking: Asking, first: int, count: int) -> tuple[list[Difference], bool]:
+        """What differs in these leaves, and whether that is all."""
         try:
             own = await self._leaf_rows.of(first, count)
         except StorageError as error:
             log.error("rows can't be compared", first_leaf=first, error=str(error))
-            return None
+            return [], False
         answer = await asking.compare(CompareEntries(first, count, pack(own)))
         if not isinstance(answer, EntriesCompared):
-            return None
+            return [], False
+        is_all = len(answer.rows) < ROWS_MAX
+        if not is_all and count > 1:  # more than fits one reply: one half after the other
+            half = count // 2
+            some, is_some = await self._compare_run(asking, first, half)
+            rest, is_rest = await self._compare_run(asking, first + half, count - half)
+            return some + rest, is_some and is_rest
         leaf_of = self._parts.trees.leaf_of
         theirs = [row for row in answer.rows if first <= leaf_of(row.key) < first + count]
-        return differences(own, unpack(answer.missing), theirs)
+        return differences(own, unpack(answer.missing), theirs), is_all
