@@ -81,7 +81,7 @@ class WeakWrite:
             answers = yield from self._accept(yielding)
             if len(self.taken) >= self.needed:
                 return Taken()
-            if any(self.is_from_afar(answer) for _, answer in answers) and not self.may_be_applied:
+            if self._may_begin_anew(answers):
                 return Outrun(max(answer.highest for _, answer in answers if type(answer) is Refused))
             if any(self.stands_back(answer) for _, answer in answers):
                 outcome = yield from self._merge()
@@ -99,6 +99,13 @@ class WeakWrite:
             else:
                 attempt += 1
                 yield Pause(attempt)
+
+    def _may_begin_anew(self, answers: Answers) -> bool:
+        """Whether a record from afar stands in the way, and no replica has the write, nor could take it any more."""
+        refusals = [answer for _, answer in answers if type(answer) is Refused]
+        if self.may_be_applied or not any(map(self.is_from_afar, refusals)):
+            return False
+        return all(refusal.highest > self.record.ballot for refusal in refusals)
 
     def _accept(self, yielding: bool) -> Generator[Step, Answers, Answers]:
         before, self.may_be_applied = self.may_be_applied, True

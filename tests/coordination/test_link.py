@@ -26,6 +26,7 @@ from cluster.protocol.messages import (
     Answer,
     Forward,
     Forwarded,
+    Heartbeat,
     Held,
     Lost,
     Promised,
@@ -33,6 +34,7 @@ from cluster.protocol.messages import (
     Reply,
     Request,
     Settled,
+    Unfit,
     WrongEpoch,
 )
 from cluster.replica.replica import Respond
@@ -65,6 +67,8 @@ class Ends:
         self.topology = TOPOLOGY
         self.requests: list[tuple[Request, Respond, int]] = []
         self.downs: list[int] = []
+        self.refused: dict[str, str] = {}
+        """Reasons to refuse a peer, by its name."""
         self.listener = Listener(
             lambda: _identity("a"),
             SECRET,
@@ -73,6 +77,7 @@ class Ends:
             topology=lambda: TOPOLOGY,
             on_hello=lambda _: None,
             on_request=lambda request, _, respond, token: self.requests.append((request, respond, token)),
+            why_refuse=self.refused.get,
         )
         self._servers: list[asyncio.Server] = []
 
@@ -141,6 +146,27 @@ async def test_a_listener_that_proves_nothing_is_not_believed(ends: Ends) -> Non
             await asyncio.sleep(0.005)
     assert all(b"private" not in said for said in heard)
     assert set(answers) == {Lost(sent=False)}
+
+
+async def test_a_peer_that_is_refused_is_heard_and_may_read(ends: Ends) -> None:
+    """In one frame: what would change something is answered at once, the rest is handed on. Nothing is cut off."""
+    dialler = await ends.connect()
+    answers: list[Answer] = []
+
+    def on_answer(_: int, answer: Answer) -> None:
+        answers.append(answer)
+
+    accept = Accept(b"key", Record(5, 5, False, b"value"), 0)
+    ends.refused["b"] = "its clock is off"
+    for request in (accept, READ, Forward(b"key", Put(b"value", ""), 2, 1000), Heartbeat(1, 1)):
+        dialler.send(request, on_answer)
+    await until(lambda: len(answers) == 2)
+    assert answers == [Unfit("its clock is off")] * 2
+    assert [type(request) for request, _, _ in ends.requests] == [Read, Heartbeat]
+    ends.refused.clear()
+    dialler.send(accept, on_answer)
+    await until(lambda: len(ends.requests) == 3)
+    assert dialler.is_up
 
 
 def _write_frame(writer: asyncio.StreamWriter, payload: bytes) -> None:
