@@ -138,12 +138,12 @@ class Hints:
         return used + size_of(key, record) <= self.bytes_max
 
     def _make_room(self, size: int) -> bool:
-        """Drops the oldest that may go until so many bytes fit; False when they don't fit all the same."""
+        """Drops the oldest that may go until so many bytes fit; False, and drops none, when they never would."""
         kept_aside = self._kept_aside()[1]
-        while self._droppable and self.size_bytes + kept_aside + size > self.bytes_max:
+        has_room = self.size_bytes - self._droppable_bytes + kept_aside + size <= self.bytes_max
+        while has_room and self.size_bytes + kept_aside + size > self.bytes_max:
             self._forget(next(iter(self._droppable)))
             self.dropped += 1
-        has_room = self.size_bytes + kept_aside + size <= self.bytes_max
         if not has_room and not self._says_full:
             log.warning(
                 "there is no room for more hints: what is kept may not be dropped, as it may be the only copy",

@@ -15,7 +15,7 @@ from cluster.coordination.weak_writing import HINT_AFTER_S
 from cluster.levels import Level
 from cluster.membership.fitness import Bar
 from cluster.protocol.changes import Change
-from cluster.protocol.messages import Accept, Answer, Prepare, Request, Unfit
+from cluster.protocol.messages import Accept, Answer, Prepare, Promised, Request, Unfit
 from cluster.protocol.repair_messages import CompareRoots, Inventory, RepairPartition
 from cluster.repair import hints as hints_module
 from cluster.repair.hints import ANSWER_S, IN_FLIGHT, INTERVAL_S, RATE_PER_S, size_of
@@ -364,6 +364,20 @@ async def test_an_eventual_write_that_is_refused_and_cant_be_merged_is_kept_asid
     assert outsider.engine.folder.kept_aside == {}
 
 
+async def test_an_eventual_write_that_a_record_from_a_wrong_clock_may_have_beaten_is_unknown() -> None:
+    """Somebody may hold it, so it can't begin anew above that record, and below it nobody would ever read it."""
+    cluster = await form_cluster(4)
+    key = cluster.key_without(3)
+    first, *others = cluster.topology.replicas_of(key)
+    ballot = cluster.nodes[first].ballots.tick() + ONE_HOUR
+    for slot in others:
+        await cluster.ask(slot, Accept(key, Record(ballot, ballot, True, b"afar"), 0))
+    cluster.network.treat(Fate.LOST, Accept, source=3, target=first)
+    outcome = await cluster.put(3, key, b"value", level=Level.EVENTUAL)
+    assert isinstance(outcome, Unknown)
+    assert hints_of(cluster.nodes[3]) == []
+
+
 # -- replaying ---------------------------------------------------------------------------------------------------------
 
 
@@ -491,6 +505,38 @@ async def test_a_hint_that_a_promise_refuses_is_merged() -> None:
     assert cluster.nodes[0].engine.folder.kept_aside == {}
 
 
+async def test_a_hint_steps_back_where_a_strong_proposer_is_at_work() -> None:
+    """Its ballot is above what was promised there and would do; the strong write under way would become an unknown."""
+    cluster = await without(2)
+    keeper, target = cluster.nodes[0], cluster.nodes[2]
+    promised = keeper.ballots.tick()
+    hinted(await cluster.put(0, KEY, b"value", level=Level.WEAK))
+    assert isinstance(await cluster.ask(2, Prepare(KEY, promised)), Promised)
+    keeper.context.hand_over = _no_room
+    come_back(cluster)
+    await asyncio.sleep(REPLAYED_S)
+    assert held(target) is None
+    assert len(keeper.engine.folder.kept_aside) == 1
+
+
+async def test_a_target_that_returns_while_its_hint_is_on_its_way_to_the_disk_gets_it() -> None:
+    cluster = await form_cluster()
+    keeper = cluster.nodes[0]
+    await cluster.put(0, b"another", b"x", level=Level.WEAK)  # its clock's ceiling is on disk
+    cluster.network.treat(Fate.LOST, Accept, target=2)
+    keeper.disk.clear()
+    writing = asyncio.create_task(cluster.put(0, KEY, b"value", level=Level.WEAK))
+    await asyncio.sleep(1)
+    assert len(keeper.hints) == 1
+    come_back(cluster)
+    await asyncio.sleep(REPLAYED_S)
+    keeper.disk.set()
+    hinted(await writing)
+    await asyncio.sleep(REPLAYED_S)
+    assert held(cluster.nodes[2]) is not None
+    assert hints_of(keeper) == []
+
+
 async def test_a_hint_is_never_gone_before_it_is_kept_aside() -> None:
     """What the floors ask of this node is answered without a gap, and a crash between the two loses nothing."""
     cluster = await without(2)
@@ -587,6 +633,7 @@ async def test_a_write_that_is_larger_than_all_the_room_is_written_without_a_hin
     written = await cluster.put(0, b"bound/1", b"x" * cluster.nodes[0].hints.bytes_max, level=Level.WEAK)
     assert isinstance(written, Written)
     assert not written.hinted
+    assert [key for key, *_ in hints_of(cluster.nodes[0])] == [b"bound/0"], "and nothing made way for it in vain"
 
 
 async def test_a_sole_hint_is_never_dropped_and_when_they_fill_the_room_no_more_are_taken() -> None:
