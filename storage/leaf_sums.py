@@ -11,19 +11,18 @@ from __future__ import annotations
 import sqlite3
 import struct
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from storage import schema
 from storage.integrity import blob_checksum
-
-Statement = tuple[str, Sequence[Any]]
+from storage.statements import Statement, in_sizes, many
 
 FOLD_AFTER = 512
 """Commits between two foldings: at 48 changed leaves each, a journal of 400 KB at most, read within milliseconds."""
 LEAVES_PER_CHUNK = 128
 """A chunk is 1 KiB, three to a page."""
 _CHUNK = struct.Struct(f"<{LEAVES_PER_CHUNK}Q")
+_PUTS = in_sizes(schema.put_trees)
 _EMPTY = array("Q", bytes(_CHUNK.size))
 
 
@@ -125,6 +124,5 @@ def _merged(chunks: Mapping[int, array[int]], changes: Mapping[int, int]) -> dic
 
 
 def _put(chunks: Mapping[int, array[int]]) -> Iterator[Statement]:
-    for number, totals in chunks.items():
-        packed = _CHUNK.pack(*totals)
-        yield schema.PUT_TREE, (number, packed, blob_checksum(number, packed))
+    packed = [(number, _CHUNK.pack(*totals)) for number, totals in chunks.items()]
+    return many(_PUTS, [(number, sums, blob_checksum(number, sums)) for number, sums in packed])

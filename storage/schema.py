@@ -209,9 +209,14 @@ def drop_hints(numbers: int) -> str:
 SELECT_HINTS = f"""SELECT number, targets, sole, hint_checksum, key, 0, {_HEADER_BEHIND_PROMISE}, value
     FROM hints WHERE number > ? ORDER BY number LIMIT ?"""
 
+
+def put_trees(chunks: int) -> str:
+    """One statement that writes that many chunks of the hash trees' sums."""
+    return f"INSERT OR REPLACE {_into('trees', ('chunk', 'sums', 'checksum'), chunks)}"
+
+
 SELECT_TREES = "SELECT chunk, sums, checksum FROM trees"
 SELECT_TREE_JOURNAL = "SELECT commit_sequence, changes, checksum FROM tree_journal ORDER BY commit_sequence"
-PUT_TREE = "INSERT OR REPLACE INTO trees (chunk, sums, checksum) VALUES (?, ?, ?)"
 ADD_TO_TREE_JOURNAL = "INSERT INTO tree_journal (commit_sequence, changes, checksum) VALUES (?, ?, ?)"
 CLEAR_TREES = "DELETE FROM trees"
 CLEAR_TREE_JOURNAL = "DELETE FROM tree_journal"

@@ -21,18 +21,15 @@ from storage.engine import CUT_SHORT_FACT, Batch, CantMend, CommitFailed, DiskFu
 from storage.folder import DataFolder
 from storage.integrity import fact_checksum, folder_checksum
 from storage.keyspace import hash_of
-from storage.leaf_sums import LeafSums, Statement
-from storage.rows import Row, hint_row, kept_row, record_row
+from storage.leaf_sums import LeafSums
+from storage.rows import hint_row, kept_row, record_row
 from storage.scrub import mend
+from storage.statements import Statement, in_sizes, many
 
-_SIZES = (64, 32, 16, 8, 4, 2, 1)
-"""Rows per statement: a few fixed sizes, so that every statement stays prepared. 64 rows are 896 parameters, below the
-999 that SQLite once allowed, and more would be no faster."""
-
-_UPSERTS = {rows: schema.upsert_records(rows) for rows in _SIZES}
-_DROPS = {keys: schema.drop_records(keys) for keys in _SIZES}
-_HINTS = {rows: schema.put_hints(rows) for rows in _SIZES}
-_HINT_DROPS = {numbers: schema.drop_hints(numbers) for numbers in _SIZES}
+_UPSERTS = in_sizes(schema.upsert_records)
+_DROPS = in_sizes(schema.drop_records)
+_HINTS = in_sizes(schema.put_hints)
+_HINT_DROPS = in_sizes(schema.drop_hints)
 
 
 def statements_of(batch: Batch) -> list[Statement]:
@@ -40,26 +37,17 @@ def statements_of(batch: Batch) -> list[Statement]:
 
     Runs on the event loop's thread: the states are immutable, and the writer gets plain tuples.
     """
-    statements = list(_many(_UPSERTS, [(*record_row(key, state), hash_of(key)) for key, state in batch.states.items()]))
+    statements = list(many(_UPSERTS, [(*record_row(key, state), hash_of(key)) for key, state in batch.states.items()]))
     if batch.drop:
-        statements += _many(_DROPS, [(key,) for key in batch.drop])
+        statements += many(_DROPS, [(key,) for key in batch.drop])
     if batch.hints:
-        statements += _many(_HINTS, [hint_row(number, hint) for number, hint in batch.hints.items()])
+        statements += many(_HINTS, [hint_row(number, hint) for number, hint in batch.hints.items()])
     if batch.drop_hints:
-        statements += _many(_HINT_DROPS, [(number,) for number in batch.drop_hints])
+        statements += many(_HINT_DROPS, [(number,) for number in batch.drop_hints])
     statements += [(schema.KEEP, kept_row(key, record)) for (key, _), record in batch.keep.items()]
     statements += [(schema.FORGET, kept) for kept in batch.forget]
     statements += [(schema.SET_FACT, (name, value, fact_checksum(name, value))) for name, value in batch.facts.items()]
     return statements
-
-
-def _many(sizes: Mapping[int, str], rows: Sequence[Row]) -> Iterator[Statement]:
-    """The rows in as few statements as the sizes allow."""
-    start = 0
-    for size, sql in sizes.items():
-        while len(rows) - start >= size:
-            yield sql, [field for row in rows[start : start + size] for field in row]
-            start += size
 
 
 class Writer:
