@@ -14,7 +14,8 @@ committed.
 
 Reading order: ballot, keyspace, record, engine (the interface, and its errors as a tree); memory (its meaning, in
 dictionaries); group_commit (how many requests share one fsync). Then the real one: schema, integrity, rows (pure),
-folder, log_inspection, statements, leaf_sums, writer, scrub, reader, and sqlite, which holds them together. DESIGN.md says why.
+folder, log_inspection, statements, leaf_sums, writer, scrub, reader, and sqlite, which holds them together. DESIGN.md
+says why.
 """
 
 from storage.ballot import ballot_of, parse_version, slot_of, unix_ms_of, version_text
