@@ -195,7 +195,8 @@ class Replica:
             for request, respond, token in waiting:
                 safely(self.handle, request, respond, token)
             return
-        self._exclude(key, found)
+        if not isinstance(found, ReplicaState):
+            self._exclude(key, found)
         for _, respond, token in waiting:
             safely(respond, token, Unfit(self.damaged.get(key, "the disk could not be read")))
 

@@ -155,6 +155,7 @@ class ForgetfulWorld(World):
         self.barred: int | None = None
         self.recovering: Conversation | None = None
         self.forgotten = 0
+        self._excused = NONE  # weak writes up to here, acknowledged or about to be, may have had their one copy there
         self._earlier: list[list[ReplicaState]] = [[ReplicaState()] for _ in range(REPLICAS)]
 
     def above_all(self, slot: int) -> int:
@@ -187,7 +188,7 @@ class ForgetfulWorld(World):
             replica.raise_floor(replica.floor)
         self._earlier[slot] = [replica.state]
         replica.kept_aside.clear()
-        self.acknowledged.clear()  # of weak writes the one copy may have been there
+        self._excused = (max(self.clocks) + 1) << SLOT_BITS
         self.forgotten += 1
         self.barred = slot
         self._begin_recovery()
@@ -221,4 +222,5 @@ class ForgetfulWorld(World):
         if self.barred is not None:
             self._alone(self.recovery(self, self.barred).run())
             self.barred = None
+        self.acknowledged = [origin for origin in self.acknowledged if origin > self._excused]
         return super().converges()

@@ -45,6 +45,7 @@ class Recollection:
         self._context, self._engine, self._commits, self._fitness = parts.context, engine, commits, parts.fitness
         self._tasks, self._on_changed = parts.tasks, on_changed
         self.boot = self._new_boot()
+        self._is_noting = False
         self.peers = PeerMemory(engine.facts.get(PEERS))
         began_with = engine.commit_sequence
         if noted := engine.facts.get(UNVERIFIED_FROM):
@@ -88,10 +89,10 @@ class Recollection:
             self.peers.met(beat.slot, beat.incarnation, beat.boot, beat.commit_sequence)
         return told
 
-    def answered(self, slot: int, alive: Alive) -> None:
-        """A peer has answered a beat."""
+    def answered(self, slot: int, alive: Alive, sent_s: float) -> None:
+        """A peer has answered the beat that was sent at that moment of the monotonic clock."""
         self.rounds.heard(slot, alive.ballot)
-        self.recovery.heard(slot, alive.ballot)
+        self.recovery.heard(slot, alive.ballot, sent_s)
         self._stand(self.verification.answered(slot, alive.remembered))
 
     def heard(self, slot: int, boot: int, commit_sequence: int) -> None:
@@ -114,12 +115,18 @@ class Recollection:
         if standing is Standing.LOST:
             if not self._fitness.bars & Bar.RECOVERING:
                 self._begin_recovery()
-        elif is_unverified and standing is Standing.WHOLE:
-            self._commits.set_fact(UNVERIFIED_FROM, b"")
+        elif is_unverified and standing is Standing.WHOLE and not self._is_noting:
+            self._is_noting = True
+            # On disk first: else others could come to remember more than the next run would begin with.
+            ticket = self._commits.set_fact(UNVERIFIED_FROM, b"")
+            self._commits.when(ticket, self._take_part)
+        elif is_unverified and standing is Standing.UNVERIFIED:
+            self._fitness.bar(Bar.UNVERIFIED, self.verification.question)
+
+    def _take_part(self) -> None:
+        if self.verification.standing is Standing.WHOLE and self._fitness.bars & Bar.UNVERIFIED:
             self._fitness.clear(Bar.UNVERIFIED)
             self._on_changed()
-        elif is_unverified:
-            self._fitness.bar(Bar.UNVERIFIED, self.verification.question)
 
     def _begin_recovery(self) -> None:
         self.recovery.begin(self.verification.reason)

@@ -69,11 +69,12 @@ class Recovery:
         self._rounds, self._on_done = rounds, on_done
         self._replica, self._engine, self._commits = parts.replica, parts.engine, parts.commits
         self._marks, self._trees, self._fitness = parts.marks, parts.trees, parts.fitness
-        self._ballots, self._tasks = parts.context.ballots, parts.tasks
+        self._ballots, self._clock, self._tasks = parts.context.ballots, parts.context.clock, parts.tasks
         self._topology, self._own_slot = parts.topology, parts.slot
         self.progress = Progress()
         self._reason = ""
         self._heard_since: dict[int, int] = {}
+        self._barred_s = float("inf")
         self._round = NONE
         self._waits: dict[int, str] = {}
         self._is_running = self._must_begin_anew = False
@@ -85,6 +86,7 @@ class Recovery:
         self._reason = reason
         self._commits.set_fact(RECOVERY, reason.encode())
         self._heard_since.clear()
+        self._barred_s = self._clock.monotonic_s()
         self._bar_all()
         if self._is_running:
             self._must_begin_anew = True
@@ -94,9 +96,12 @@ class Recovery:
                   reason=reason, partitions=len(self._fitness.recovering))  # fmt: skip
         self._tasks.spawn(self._run(), "recovery")
 
-    def heard(self, slot: int, ballot: int) -> None:
-        """A peer has said which ballots it knows of; the first word since this node was barred tells of all before."""
-        if self._is_running:
+    def heard(self, slot: int, ballot: int, sent_s: float) -> None:
+        """A peer was asked at that moment, and has said which ballots it knows of.
+
+        The first answer to a question that was sent since this node is barred tells of all that it can have granted.
+        """
+        if self._is_running and sent_s >= self._barred_s:
             self._heard_since.setdefault(slot, ballot)
 
     def _bar_all(self) -> None:
@@ -119,6 +124,7 @@ class Recovery:
             while True:
                 async with self.gate:
                     self._round, self._must_begin_anew = NONE, False
+                    self._bar_all()
                 waiting = sorted(self._fitness.recovering)
                 self.progress = Progress(partitions=len(waiting))
                 await asyncio.gather(*(self._work(waiting) for _ in range(PARTITIONS_AT_ONCE)))
