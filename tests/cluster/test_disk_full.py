@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from cli.errors import ExitCode
+from tests.cluster.cli_runner import Cli
 from tests.cluster.client import Client, see_all, until_ok
 from tests.cluster.harness import ClusterHarness, wait_until
 from tests.cluster.stream import Stream, check_strong
-from tests.cluster.test_clocks import metric, unfit, unready
+from tests.cluster.test_clocks import is_up, metric, unfit, unready
 
 DISK_BYTES = 64 << 20
 LEVELS = ("strong", "weak", "eventual")
@@ -105,6 +107,11 @@ def test_a_full_disk_is_read_only_until_there_is_room(cluster: SmallDiskCluster,
     )  # fmt: skip
     assert [result["status"] for result in batch.json()["results"]] == [507, 200]
     assert metric(n1, "kvstore_disk_full") == 1
+    person = Cli([cluster.url("n1")])
+    told = person("put", "key/0", "x")
+    assert (told.code, "507 disk-full" in told.err) == (ExitCode.NOT_APPLIED, True)
+    status = person("status", "--output", "json").json()
+    assert "disk of this node is full" in str(next(row for row in status["members"] if row["name"] == "n1")["ready"])
     for client in (n2, n3):
         wait_until(lambda client=client: "read-only" in unfit(client, "n1"), "the others to know")  # type: ignore[misc]
     for number in range(10):
@@ -128,6 +135,25 @@ def test_a_full_disk_is_read_only_until_there_is_room(cluster: SmallDiskCluster,
     log = cluster.log("n1")
     assert "this node is read-only until there is room" in log
     assert "there is room on the disk again" in log
+
+
+@pytest.mark.parametrize("leave", [DISK_BYTES // 40, 0], ids=["below the reserve", "none at all"])
+def test_a_node_starts_on_a_full_disk(cluster: SmallDiskCluster, clients: dict[str, Client], leave: int) -> None:
+    """It can't keep what it is told, but it can say what it has."""
+    n1, n2 = clients["n1"], clients["n2"]
+    until_ok(lambda: n2.put("key", b"before", w=3, timeout=TIMEOUT))
+    cluster.kill("n1")
+    cluster.fill(leave)
+    cluster.spawn("n1")
+    wait_until(lambda: is_up(n1), "n1 to answer")
+    wait_until(lambda: "disk of this node is full" in unready(n1), "n1 to notice")
+    assert until_ok(lambda: n1.get("key", timeout=TIMEOUT)).body == b"before"
+    assert n1.put("key", b"x").status == 507
+    until_ok(lambda: n2.put("key", b"meanwhile", w=2, timeout=TIMEOUT))
+    cluster.empty()
+    wait_until(lambda: not unready(n1), "n1 to take writes")
+    until_ok(lambda: n1.put("after", b"value", w=3, timeout=TIMEOUT))
+    check_equal(n2, "key")
 
 
 @pytest.mark.parametrize("cluster", [("--disk-reserve-bytes", "0")], indirect=True)
