@@ -349,3 +349,11 @@ async def test_a_large_value_round_trips(start: Start) -> None:
     value = b"0123456789abcdef" * (1 << 20)
     assert (await node.ask("PUT", "/v1/kv/k", data=value)).status == 200
     assert (await node.ask("GET", "/v1/kv/k")).body == value
+
+
+async def test_receipt_tells_of_a_hint(node: Node) -> None:
+    node.backend.next_outcome = Written(UNKNOWN_VERSION, 1, ("n1",), hinted=True)
+    answer = await node.ask("PUT", "/v1/kv/k?consistency=eventual", data=b"v")
+    assert answer.headers["KV-Receipt"] == (
+        'consistency=eventual, n=3, needed=1, acks=1, replicas="n1", coordinator="n1", epoch=4, hinted=1'
+    )
