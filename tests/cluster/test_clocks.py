@@ -119,7 +119,9 @@ def test_an_hour_off_while_it_runs(
         strong.wait_acknowledged(3)
         weak.wait_acknowledged(3)
     for level in LEVELS:
-        until_ok(lambda level=level: clients["n1"].put("again", level.encode(), consistency=level, w=3, timeout=TIMEOUT))  # type: ignore[misc]
+        until_ok(
+            lambda level=level: clients["n1"].put("again", level.encode(), consistency=level, w=3, timeout=TIMEOUT)
+        )  # type: ignore[misc]
     for told in strong.told.values():
         for client in clients.values():
             check_strong(client, told)
@@ -222,7 +224,7 @@ def test_what_was_acknowledged_with_a_wrong_clock_stays_readable_and_writable(tm
                 newest = written.version
                 for reader in clients.values():
                     read = until_ok(lambda key=key, reader=reader: reader.get(key, timeout=TIMEOUT))  # type: ignore[misc]
-                    assert (read.body, read.version) == (value, version)
+                    assert (read.body, read.version) == (value, newest)
             client = clients[cluster.names[number % 3]]
             until_ok(lambda key=key, client=client: client.delete(key, consistency=key.split("/")[0], w=2))  # type: ignore[misc]
             assert [reader.get(key, timeout=TIMEOUT).status for reader in clients.values()] == [404] * 3

@@ -359,6 +359,25 @@ async def test_a_node_with_a_full_disk_reads_and_does_not_write() -> None:
         assert isinstance(written, Written)
 
 
+@pytest.mark.parametrize(("unsettled_at", "at"), [(1, 0), (2, 0), (1, 1), (2, 2)])
+async def test_a_strong_read_settles_through_the_nodes_that_have_room(unsettled_at: int, at: int) -> None:
+    """The write-back of what only one replica holds, and the round where a promise forbids it."""
+    cluster = await form_cluster()
+    key = cluster.key_led_by(0)
+    await cluster.put(0, key, b"settled", needed=3)
+    async with full(cluster, 0):
+        unsettled = await cluster.leave_unsettled(unsettled_at, key, b"unsettled")
+        for slot in (1, 2):
+            await cluster.ask(slot, Prepare(key, cluster.nodes[slot].ballots.tick(unsettled.ballot)))
+        cluster.network.treat(Fate.LOST, Read, target=3 - unsettled_at)  # so that the unsettled one is seen
+        read = await cluster.get(at, key)
+        cluster.network.heal()
+        assert isinstance(read, Found)
+        assert read.record is not None
+        assert read.record.value == b"unsettled"
+        assert cluster.values_on_disk(key) == [b"settled", b"unsettled", b"unsettled"]
+
+
 async def test_a_node_with_a_full_disk_proposes_nothing() -> None:
     """A primary that others still take for well says that it can't, before anything is done: the next one can."""
     cluster = await form_cluster()
