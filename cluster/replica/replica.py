@@ -289,7 +289,7 @@ class Replica:
     async def purge(self, partition: int, floor: int, expired_before_ms: int) -> tuple[int, int]:
         """Raises the floor of a partition: what it covers goes, and stays gone.
 
-        The floor is on disk with the first rows that go, or before them. A row that is in use at this moment stays
+        The floor is on disk before the first row goes. A row that is in use at this moment stays
         for the next time. Gives how many went, and the ticket of the last commit, which is durable.
         """
         if partition in self._purging:
@@ -300,6 +300,7 @@ class Replica:
             first, behind = self._trees.places_of(partition)
             keys = await self._engine.purgeable(first, behind, floor, expired_before_ms)
             ticket, gone = self.raise_floor(partition, floor), 0
+            await self._commits.wait(ticket)
             for start in range(0, len(keys), PURGE_KEYS):
                 some = await self._engine.load(keys[start : start + PURGE_KEYS])
                 dropped = [key for key, found in some.items() if self._is_droppable(key, found, floor, touched)]
@@ -308,7 +309,6 @@ class Replica:
                 await self._commits.wait(ticket)
                 self._forget_absent(states)
                 gone += len(dropped)
-            await self._commits.wait(ticket)
             return gone, ticket
         finally:
             del self._purging[partition]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Callable
 
 import pytest
 
 from cluster.levels import Level
-from cluster.protocol.messages import Accept, Accepted, Forward, Forwarded, Prepare, Refused, Settled, Unfit
 from cluster.protocol.changes import Merge
+from cluster.protocol.messages import Accept, Accepted, Forward, Forwarded, Prepare, Refused, Settled, Unfit
 from cluster.protocol.repair_messages import Confirm, Gate, Gated, Purge, Purged
 from cluster.repair.floors.criterion import DEADLINE_S, shortest_purge_after_s
 from cluster.repair.floors.loop import PASS_S, PURGE_AFTER_S
-from cluster.requests import Found, Unknown, Written
+from cluster.replica.replica import PURGE_KEYS
+from cluster.requests import Found, Written
 from kvstore.http.incoming.parameters import TIMEOUT_S_MAX
 from storage.ballot import NONE, ballot_of, unix_ms_of
 from storage.record import Record
@@ -123,3 +123,414 @@ async def test_a_promise_alone_goes_too_wherever_it_is() -> None:
     await asyncio.sleep(PURGE_AFTER_S + 32 * PASS_S * 1.3)
     assert held(cluster, key) == [False] * 3
     assert floors(cluster, key)[2] > NONE
+
+
+async def test_an_expired_value_goes_like_a_deletion() -> None:
+    cluster = await form_cluster()
+    ballot = cluster.nodes[0].ballots.tick()
+    record = Record(ballot, ballot, False, b"short-lived", expires_at_ms=cluster.nodes[0].ballots.now_ms() + 60_000)
+    for slot in range(3):
+        await cluster.ask(slot, Accept(b"key", record, NONE))
+    await asyncio.sleep(PURGE_AFTER_S + 2 * PASS_S)
+    assert held(cluster, b"key") == [True] * 3  # expired for two minutes only
+    await asyncio.sleep(60 + 2 * PASS_S)
+    assert held(cluster, b"key") == [False] * 3
+
+
+async def test_a_fence_outlives_its_key() -> None:
+    cluster = await form_cluster()
+    ballot = cluster.nodes[0].ballots.tick()
+    for slot in range(3):
+        await cluster.ask(slot, Accept(b"key", Record(ballot, ballot, False, None, fences={"lock": 7}), NONE))
+    await asyncio.sleep(LONG_AFTER_S)
+    assert held(cluster, b"key") == [True] * 3
+
+
+async def test_many_deletions_go_in_more_than_one_transaction() -> None:
+    cluster = await form_cluster()
+    ballot = cluster.nodes[0].ballots.tick()
+    keys = [b"many-%d" % number for number in range(10_000)]
+    mine = [key for key in keys if partition_of(cluster, key) == 0]
+    assert len(mine) > 2 * PURGE_KEYS
+    for key in mine:
+        for slot in range(3):
+            await cluster.ask(slot, Accept(key, Record(ballot, ballot, False, None), NONE))
+    await asyncio.sleep(LONG_AFTER_S)
+    assert not any(held(cluster, key) != [False] * 3 for key in mine)
+    assert {node.trees.root(0) for node in cluster.nodes} == {0}
+    assert all(node.replica.peek(key) is None for node in cluster.nodes for key in mine)
+
+
+# -- what arrives late ----------------------------------------------------------------------------------------------
+
+
+LATE: dict[str, Callable[[Record], Accept]] = {
+    "a strong accept": lambda old: Accept(b"key", old, NONE),
+    "one that asks for the next ballot": lambda old: Accept(b"key", old, old.ballot + (1 << 10)),
+    "a weak accept": lambda old: Accept(b"key", Record(old.ballot, old.origin, True, b"old"), NONE),
+    "a weak accept that yields": lambda old: Accept(b"key", Record(old.ballot, old.origin, True, b"old"), NONE, True),
+}
+
+
+@pytest.mark.parametrize("kind", LATE)
+async def test_what_is_older_than_the_deletion_comes_too_late(kind: str) -> None:
+    """Repair by reads, anti-entropy and hints send one of these."""
+    cluster = await form_cluster()
+    old, _ = await purged_key(cluster)
+    for slot in range(3):
+        reply = await cluster.ask(slot, LATE[kind](old))
+        assert isinstance(reply, Refused)
+        assert reply.weak  # to a weak write that says: superseded
+        assert reply.origin > old.origin
+    assert await is_absent(cluster, b"key")
+    assert held(cluster, b"key") == [False] * 3
+
+
+async def test_what_is_older_stays_away_over_a_restart() -> None:
+    cluster = await form_cluster()
+    old, _ = await purged_key(cluster)
+    await cluster.restart_all()
+    for slot in range(3):
+        assert isinstance(await cluster.ask(slot, Accept(b"key", old, NONE)), Refused)
+    assert await is_absent(cluster, b"key")
+
+
+async def test_a_record_kept_aside_that_is_older_is_forgotten_and_not_merged() -> None:
+    """As when the folder of a node that owed it comes back from a copy."""
+    cluster = await form_cluster()
+    old, _ = await purged_key(cluster)
+    weak = Record(old.ballot, old.origin, True, b"old")
+    for node in cluster.nodes:
+        node.replica.keep_aside(b"key", weak, lambda: None)
+    await asyncio.sleep(3)
+    assert [len(node.merge_back) for node in cluster.nodes] == [0] * 3
+    assert await is_absent(cluster, b"key")
+
+
+async def test_a_hint_that_is_older_is_done_with_and_changes_nothing() -> None:
+    cluster = await form_cluster()
+    old, _ = await purged_key(cluster)
+    hints = cluster.nodes[0].hints
+    weak = Record(old.ballot, old.origin, True, b"old")
+    assert hints.add(b"key", weak, (1, 2), False, lambda: None)
+    await until(lambda: len(hints) == 0)
+    assert await is_absent(cluster, b"key")
+    assert held(cluster, b"key") == [False] * 3
+
+
+async def test_a_merge_that_was_handed_over_long_ago_settles_on_the_deletion() -> None:
+    cluster = await form_cluster()
+    old, _ = await purged_key(cluster)
+    weak = Record(old.ballot, old.origin, True, b"old")
+    for slot in range(3):
+        reply = await cluster.ask(slot, Forward(b"key", Merge(weak), 2, 5_000))
+        assert isinstance(reply, Forwarded)
+        assert isinstance(reply.outcome, Settled)
+        assert reply.outcome.record is None
+    assert await is_absent(cluster, b"key")
+
+
+async def test_a_floor_never_stands_against_a_record() -> None:
+    """Only one replica holds it; the others say that the key is deleted for good up to before it."""
+    cluster = await form_cluster()
+    await purged_key(cluster)
+    record = await cluster.leave_unsettled(1, b"key", b"new")
+    cluster.network.cut_off(2)  # or two of three that hold nothing would be answer enough
+    read = await cluster.get(0, b"key")
+    assert isinstance(read, Found)
+    assert read.record is not None
+    assert read.record.origin == record.origin
+
+
+# -- what holds a floor back ----------------------------------------------------------------------------------------
+
+
+def why(cluster: Cluster, key: bytes) -> str:
+    """What the leader of the key's partition says."""
+    said = [node.floors.held_back_by.get(partition_of(cluster, key)) for node in cluster.nodes]
+    return next(reason for reason in said if reason is not None)
+
+
+async def test_a_member_that_is_away_holds_it_back_and_catches_up() -> None:
+    cluster = await form_cluster(anti_entropy_interval_s=5.0)
+    await put(cluster, 0, b"key", b"old")
+    cluster.network.cut_off(2)
+    assert isinstance(await cluster.put(0, b"key", None), Written)
+    await asyncio.sleep(LONG_AFTER_S)
+    assert held(cluster, b"key") == [True] * 3
+    assert "n2" in why(cluster, b"key")
+    cluster.network.rejoin(2)
+    await asyncio.sleep(4 * PASS_S)
+    assert held(cluster, b"key") == [False] * 3
+    assert await is_absent(cluster, b"key")
+
+
+async def test_a_member_that_holds_no_replica_holds_it_back_too() -> None:
+    """It may keep a weak write aside that is as old."""
+    cluster = await form_cluster(4)
+    key = cluster.key_without(3)
+    await put(cluster, 3, key, b"old")
+    await delete(cluster, 3, key)
+    cluster.network.cut_off(3)
+    await asyncio.sleep(LONG_AFTER_S)
+    assert key in cluster.nodes[0].engine.folder.states
+    assert "n3" in why(cluster, key)
+    cluster.network.rejoin(3)
+    await asyncio.sleep(2 * PASS_S)
+    assert key not in cluster.nodes[0].engine.folder.states
+
+
+async def test_a_replica_that_merely_missed_a_value_holds_it_back() -> None:
+    """With that floor its absence would outvote the value, and a weak write that only the third one took be lost."""
+    cluster = await form_cluster()
+    key, other = b"key", b"other"
+    while partition_of(cluster, key) != partition_of(cluster, other):
+        other += b"+"
+    ballot = cluster.nodes[0].ballots.tick()
+    await cluster.ask(2, Accept(other, Record(ballot, ballot, True, b"acknowledged"), NONE))
+    await put(cluster, 0, key, b"old")
+    await delete(cluster, 0, key)
+    await asyncio.sleep(LONG_AFTER_S)
+    assert held(cluster, key) == [True] * 3
+    assert floors(cluster, key) == [NONE] * 3
+    assert "differs in 1 key" in why(cluster, key)
+    read = await cluster.get(0, other)
+    assert isinstance(read, Found)
+    await cluster.get(0, other, needed=3)  # brings them together
+    await asyncio.sleep(3 * PASS_S)
+    assert held(cluster, key) == [False] * 3
+    assert cluster.values_on_disk(other) == [b"acknowledged"] * 3
+
+
+async def test_a_weak_write_that_lies_aside_holds_it_back_until_it_is_merged() -> None:
+    cluster = await form_cluster()
+    await put(cluster, 0, b"key", b"old")
+    await delete(cluster, 0, b"key")
+    ballot = cluster.nodes[1].ballots.tick()
+    cluster.network.treat(Fate.SILENT, Forward)
+    cluster.network.treat(Fate.SILENT, Prepare)
+    cluster.nodes[1].replica.keep_aside(b"key", Record(ballot, ballot, True, b"acknowledged"), lambda: None)
+    await asyncio.sleep(LONG_AFTER_S)
+    assert held(cluster, b"key") == [True] * 3
+    assert "merged back" in why(cluster, b"key")
+    cluster.network.heal()
+    await asyncio.sleep(3 * PASS_S)
+    assert cluster.values_on_disk(b"key") == [b"acknowledged"] * 3
+
+
+async def test_a_hint_holds_it_back() -> None:
+    cluster = await form_cluster()
+    await put(cluster, 0, b"key", b"old")
+    await delete(cluster, 0, b"key")
+    hints = cluster.nodes[1].hints
+    ballot = cluster.nodes[1].ballots.tick()
+    cluster.network.treat(Fate.SILENT, Accept)
+    assert hints.add(b"key", Record(ballot, ballot, True, b"hinted"), (0, 2), True, lambda: None)
+    await asyncio.sleep(LONG_AFTER_S)
+    assert held(cluster, b"key") == [True] * 3
+    assert "hint" in why(cluster, b"key")
+
+
+# -- gates ----------------------------------------------------------------------------------------------------------
+
+
+async def sealed(cluster: Cluster, key: bytes) -> int:
+    """All members have confirmed this floor; nobody has purged."""
+    partition, floor = partition_of(cluster, key), old_floor(cluster)
+    for request in (Gate(partition, floor), Confirm(partition, floor)):
+        for slot in range(3):
+            answer = await cluster.ask(slot, request)
+            assert isinstance(answer, Gated)
+            assert answer.is_clear, answer.reason
+    return floor
+
+
+async def deleted_key(cluster: Cluster, key: bytes = b"key") -> None:
+    await put(cluster, 0, key, b"old")
+    await delete(cluster, 0, key)
+    await asyncio.sleep(PURGE_AFTER_S - PASS_S)
+    for node in cluster.nodes:
+        node.floors.pass_over = _nothing  # type: ignore[method-assign]  # from here on the test raises floors
+    await asyncio.sleep(4 * PASS_S)
+
+
+async def _nothing() -> None:
+    pass
+
+
+async def test_a_write_as_old_as_a_gate_breaks_it() -> None:
+    """It may be a deletion, and another replica hold the value still."""
+    cluster = await form_cluster()
+    early = cluster.nodes[1].ballots.tick()
+    await deleted_key(cluster)
+    partition, floor = partition_of(cluster, b"key"), old_floor(cluster)
+    other = b"other"
+    while partition_of(cluster, other) != partition:
+        other += b"+"
+    assert isinstance(await cluster.ask(1, Gate(partition, floor)), Gated)
+    assert isinstance(await cluster.ask(1, Accept(other, Record(early, early, False, None), NONE)), Accepted)
+    answer = await cluster.ask(1, Confirm(partition, floor))
+    assert isinstance(answer, Gated)
+    assert not answer.is_clear
+    assert isinstance(await cluster.ask(1, Purge(partition, floor)), Unfit)
+
+
+async def test_a_newer_write_breaks_nothing() -> None:
+    cluster = await form_cluster()
+    await deleted_key(cluster)
+    partition, floor = partition_of(cluster, b"key"), old_floor(cluster)
+    await cluster.ask(1, Gate(partition, floor))
+    await put(cluster, 0, b"key", b"new")
+    answer = await cluster.ask(1, Confirm(partition, floor))
+    assert isinstance(answer, Gated)
+    assert answer.is_clear, answer.reason
+    assert isinstance(await cluster.ask(1, Purge(partition, floor)), Purged)
+    assert cluster.values_on_disk(b"key") == [b"new"] * 3
+
+
+async def test_what_is_kept_aside_after_a_gate_breaks_it() -> None:
+    cluster = await form_cluster()
+    early = cluster.nodes[1].ballots.tick()
+    await deleted_key(cluster)
+    partition, floor = partition_of(cluster, b"key"), old_floor(cluster)
+    await cluster.ask(1, Gate(partition, floor))
+    cluster.nodes[1].replica.keep_aside(b"key", Record(early, early, True, b"weak"), lambda: None)
+    await until(lambda: len(cluster.nodes[1].merge_back) == 0)  # superseded by the deletion, and gone again
+    answer = await cluster.ask(1, Confirm(partition, floor))
+    assert isinstance(answer, Gated)
+    assert not answer.is_clear
+
+
+async def test_once_sealed_a_replica_refuses_what_is_as_old_for_any_key() -> None:
+    """The others may have the floor already: with it they count a weak write as superseded that this one would take."""
+    cluster = await form_cluster()
+    early = cluster.nodes[1].ballots.tick()
+    await deleted_key(cluster)
+    floor = await sealed(cluster, b"key")
+    other = b"other"
+    while partition_of(cluster, other) != partition_of(cluster, b"key"):
+        other += b"+"
+    reply = await cluster.ask(1, Accept(other, Record(early, early, True, b"late"), NONE))
+    assert isinstance(reply, Refused)
+    assert reply.promised >= floor
+    assert isinstance(
+        await cluster.ask(1, Accept(other, Record(floor + (1 << 22), floor, True, b"new"), NONE)), Accepted
+    )
+
+
+async def test_a_purge_that_comes_twice_does_nothing_the_second_time() -> None:
+    """Between the two a late deletion may have come, which is not on all replicas."""
+    cluster = await form_cluster()
+    await put(cluster, 0, b"other", b"value")
+    early = cluster.nodes[1].ballots.tick()
+    await deleted_key(cluster, b"other2")
+    key = b"key"
+    partition, floor = partition_of(cluster, key), await sealed(cluster, key)
+    assert isinstance(await cluster.ask(1, Purge(partition, floor)), Purged)
+    assert isinstance(await cluster.ask(1, Purge(partition, floor)), Unfit)
+    assert early < floor
+
+
+async def test_the_later_of_two_gates_takes_the_place_of_the_other() -> None:
+    cluster = await form_cluster()
+    await deleted_key(cluster)
+    partition, first, second = partition_of(cluster, b"key"), old_floor(cluster, 0), old_floor(cluster, 1)
+    assert first != second
+    for floor in (first, second):
+        await cluster.ask(2, Gate(partition, floor))
+    answers = [await cluster.ask(2, Confirm(partition, floor)) for floor in (first, second)]
+    assert [isinstance(answer, Gated) and answer.is_clear for answer in answers] == [False, True]
+
+
+async def test_a_member_that_restarts_has_lost_its_gate_and_its_right_to_purge() -> None:
+    cluster = await form_cluster()
+    await deleted_key(cluster)
+    partition = partition_of(cluster, b"key")
+    floor = await sealed(cluster, b"key")
+    folder = await cluster.end(1)
+    node = await cluster.begin(1, folder)
+    await until(lambda: not node.fitness.bars)
+    assert isinstance(await cluster.ask(1, Purge(partition, floor)), Unfit)
+    answer = await cluster.ask(1, Confirm(partition, floor))
+    assert isinstance(answer, Gated)
+    assert not answer.is_clear
+
+
+async def test_a_leader_that_dies_half_way_leaves_nothing_that_stays_so() -> None:
+    """One replica has purged. The others hear of its floor, and do as they were about to be told."""
+    cluster = await form_cluster(anti_entropy_interval_s=5.0)
+    await deleted_key(cluster)
+    partition = partition_of(cluster, b"key")
+    floor = await sealed(cluster, b"key")
+    assert isinstance(await cluster.ask(1, Purge(partition, floor)), Purged)
+    assert held(cluster, b"key") == [True, False, True]
+    await asyncio.sleep(20)
+    assert held(cluster, b"key") == [False] * 3
+    assert floors(cluster, b"key") == [floor] * 3
+
+
+async def test_a_replica_that_restarts_before_it_could_purge_does_so_with_the_next_floor() -> None:
+    cluster = await form_cluster(anti_entropy_interval_s=5.0)
+    passes = [node.floors.pass_over for node in cluster.nodes]
+    await deleted_key(cluster)
+    partition = partition_of(cluster, b"key")
+    floor = await sealed(cluster, b"key")
+    for slot in (0, 1):
+        assert isinstance(await cluster.ask(slot, Purge(partition, floor)), Purged)
+    folder = await cluster.end(2)
+    node = await cluster.begin(2, folder)
+    await until(lambda: not node.fitness.bars)
+    await asyncio.sleep(20)
+    assert floors(cluster, b"key") == [floor] * 3
+    assert held(cluster, b"key") == [False, False, True]  # it does not know any more what was compared
+    for number, pass_over in enumerate(passes[:2]):
+        cluster.nodes[number].floors._passes = 29
+        cluster.nodes[number].floors.pass_over = pass_over  # type: ignore[method-assign]
+    await asyncio.sleep(3 * PASS_S)
+    assert held(cluster, b"key") == [False] * 3
+
+
+async def test_a_gate_is_answered_once_no_ballot_below_it_can_be_given_out_any_more() -> None:
+    """Not even after a crash: the ceiling of its clock is on disk by then."""
+    cluster = await form_cluster()
+    node = cluster.nodes[1]
+    await asyncio.sleep(10)
+    ahead = ballot_of(node.ballots.now_ms() - 1, 0, 0)
+    assert isinstance(await cluster.ask(1, Gate(0, ahead)), Gated)
+    assert node.ballots.tick() > ahead
+    assert int(node.engine.folder.facts["clock_ceiling_ms"]) > unix_ms_of(ahead)
+
+
+async def test_a_floor_ahead_of_the_clock_is_none() -> None:
+    cluster = await form_cluster()
+    ahead = ballot_of(cluster.nodes[1].ballots.now_ms() + 10_000, 0, 0)
+    for request in (Gate(0, ahead), Confirm(0, ahead), Purge(0, ahead), Gate(99, old_floor(cluster))):
+        assert isinstance(await cluster.ask(1, request), Unfit)
+
+
+def test_a_deletion_is_never_purged_while_a_request_of_its_time_may_run() -> None:
+    assert DEADLINE_S == TIMEOUT_S_MAX
+    assert shortest_purge_after_s(5.0) <= PURGE_AFTER_S
+
+
+async def test_a_value_that_is_written_while_its_tombstone_is_being_purged_stays() -> None:
+    cluster = await form_cluster()
+    await deleted_key(cluster)
+    partition, node = partition_of(cluster, b"key"), cluster.nodes[1]
+    floor = await sealed(cluster, b"key")
+    purgeable = node.engine.purgeable
+
+    async def and_meanwhile(*arguments: int) -> list[bytes]:
+        keys = await purgeable(*arguments)
+        assert b"key" in keys
+        ballot = node.ballots.tick()
+        assert isinstance(await cluster.ask(1, Accept(b"key", Record(ballot, ballot, False, b"new"), NONE)), Accepted)
+        node.replica._cache.remove(b"key")
+        return keys
+
+    node.engine.purgeable = and_meanwhile  # type: ignore[method-assign]
+    reply = await cluster.ask(1, Purge(partition, floor))
+    assert isinstance(reply, Purged)
+    state = node.engine.folder.states[b"key"]
+    assert state.record is not None
+    assert state.record.value == b"new"
