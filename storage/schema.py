@@ -228,12 +228,12 @@ INSERT_FOLDER = "INSERT INTO folder (only_row, incarnation, commit_sequence, che
 SELECT_FOLDER = "SELECT incarnation, commit_sequence, checksum FROM folder"
 COUNT_COMMIT = "UPDATE folder SET commit_sequence = ?, checksum = ? WHERE only_row = 1"
 
-# For the scrub. A row is asked for by its number, and each index whether it leads back to it; `promised` is read so
-# that the way from the index into the table is gone, too, as a load goes it.
+# For the scrub. A row is asked for by its number, and each index whether it leads back to it; the type of
+# `promised` is asked for, which is never '', so that the way from the index into the table is gone, as a load goes it.
 
 _KEY_INDEX = "sqlite_autoindex_records_1"
 _BACK_BY_KEY = f"""(SELECT found.rowid FROM records AS found INDEXED BY {_KEY_INDEX}
-    WHERE found.key = looked_at.key AND found.promised >= 0)"""
+    WHERE found.key = looked_at.key AND typeof(found.promised) <> '')"""
 _BACK_BY_PLACE = """EXISTS (SELECT 1 FROM records AS found INDEXED BY records_by_place
     WHERE found.place = looked_at.place AND found.rowid = looked_at.rowid)"""
 _BACK_TO_PURGE = f"""(NOT {MAY_BE_PURGED} OR EXISTS (SELECT 1 FROM records AS found INDEXED BY records_to_purge
@@ -246,6 +246,11 @@ LOOK_AT_RECORD = f"{_LOOK} {_LOOKED_AT} = ?"
 LOOK_AT_RECORD_ALONE = f"SELECT rowid, NULL, place, 0, 0, {_HEADER}, value {_LOOKED_AT} = ?"
 NUMBERS_IN_TABLE = f"SELECT rowid, NULL {_LOOKED_AT} > ? ORDER BY rowid LIMIT ?"
 NUMBERS_IN_KEY_INDEX = f"SELECT rowid, key FROM records INDEXED BY {_KEY_INDEX} WHERE rowid > ? ORDER BY rowid LIMIT ?"
+COUNT_BOTH_WAYS = f"""SELECT (SELECT count(*) FROM records NOT INDEXED),
+    (SELECT count(*) FROM records INDEXED BY {_KEY_INDEX})"""
+KEYS_AND_THEIR_ROWS = f"""SELECT looked_at.key, (SELECT 1 FROM records AS found NOT INDEXED
+    WHERE found.rowid = looked_at.rowid)
+    FROM records AS looked_at INDEXED BY {_KEY_INDEX} WHERE looked_at.key > ? ORDER BY looked_at.key LIMIT ?"""
 KEY_IN_INDEX = f"SELECT key FROM records INDEXED BY {_KEY_INDEX} WHERE rowid = ?"
 LOOK_AT_KEPT = f"""SELECT rowid, key, 0, {_HEADER_BEHIND_PROMISE}, value
     FROM kept_aside NOT INDEXED WHERE rowid > ? ORDER BY rowid LIMIT ?"""

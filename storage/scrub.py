@@ -12,6 +12,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from storage import schema
@@ -21,6 +22,8 @@ from storage.rows import SIZE, Row, damage_of, hint_of, shown, state_of
 
 ROWS_PER_STEP = 16
 """Rows that are fetched at a time: few, as each may carry a megabyte."""
+
+KEYS_PER_STEP = 256
 
 OVERFLOW_BYTES_MIN = 400
 """A row this large may go on on other pages (a page of 4096 bytes keeps at least 489 of a row itself)."""
@@ -84,6 +87,7 @@ async def scrub_step(fetch: Fetch, after: int, limit: int) -> ScrubPage:
         rotten += step.rotten
         checked += step.checked
         if step.last is None:
+            rotten += await _look_for_lost_rows(fetch)
             others = await _look_at_others(fetch)
             return ScrubPage(checked + others.checked, rotten + others.rotten, None)
         last = step.last
@@ -95,6 +99,9 @@ async def _look_at(fetch: Fetch, after: int, count: int) -> ScrubPage:
         looks = [_Look.of(columns) for columns in await fetch(schema.LOOK_AT_RECORDS, (after, count))]
     except sqlite3.DatabaseError as error:
         _refuse_unless_damage(error)
+        return await _look_around_damage(fetch, after, count)
+    numbers = [after, *(look.number for look in looks)]
+    if any(number >= behind for number, behind in pairwise(numbers)):  # then the page's own order is damaged
         return await _look_around_damage(fetch, after, count)
     rotten = [await _rot_of(fetch, look, look.damage) for look in looks if look.damage is not None]
     if len(looks) < count:
@@ -109,7 +116,9 @@ async def _look_around_damage(fetch: Fetch, after: int, count: int) -> ScrubPage
     for sql in (schema.NUMBERS_IN_TABLE, schema.NUMBERS_IN_KEY_INDEX):
         try:
             numbers = await fetch(sql, (after, count))
-            break
+            if all(number < behind for (number, _), (behind, _) in pairwise([(after, None), *numbers])):
+                break
+            reason = f"the rows behind number {after} are not in order, nor is their index; {_UNREADABLE}"
         except sqlite3.DatabaseError as error:
             _refuse_unless_damage(error)
             reason = f"the rows behind number {after} can't be read, nor skipped ({error}); {_UNREADABLE}"
@@ -160,6 +169,24 @@ async def _key_in_index(fetch: Fetch, number: int) -> bytes | None:
         _refuse_unless_damage(error)
         return None
     return rows[0][0] if rows and isinstance(rows[0][0], bytes) else None
+
+
+async def _look_for_lost_rows(fetch: Fetch) -> list[Rot]:
+    """Rows that an index leads to and that are not there. Goes through the index only if there must be one."""
+    rotten: list[Rot] = []
+    after = b""
+    try:
+        ((in_table, in_index),) = await fetch(schema.COUNT_BOTH_WAYS, ())
+        while in_table != in_index:
+            rows = await fetch(schema.KEYS_AND_THEIR_ROWS, (after, KEYS_PER_STEP))
+            lost = f"its index leads to where there is none; {_UNREADABLE}"
+            rotten += [Rot(-1, key, f"the record of key {shown(key)} is lost: {lost}") for key, row in rows if not row]
+            if len(rows) < KEYS_PER_STEP or not rows[-1][0] > after:
+                break
+            after = rows[-1][0]
+    except sqlite3.DatabaseError as error:
+        _refuse_unless_damage(error)  # a page can't be read: the sweep has met it on its way
+    return rotten
 
 
 async def _look_at_others(fetch: Fetch) -> ScrubPage:
@@ -239,13 +266,12 @@ def _still_damaged(connection: sqlite3.Connection, number: int) -> list[_Look]:
 
 def _play_mending(connection: sqlite3.Connection, looks: Sequence[_Look]) -> None:
     """Rows first, indexes then: made anew with a rotten row still there, an index may have one key twice."""
-    # A sound row that nothing leads to is only lost, and is found again. One whose key leads to another row was lost
-    # when its key was written anew: it is out of date.
-    lost = [look for look in looks if look.is_sound_itself and look.found in (None, look.number)]
-    gone = [look for look in looks if look not in lost]
-    # Those of one key were lost one after the other.
+    # A sound row that its indexes don't lead to is only lost, and is found again. But if it was written anew while it
+    # was lost, there is a later one of the same key, and it is out of date.
+    lost = [look for look in looks if look.is_sound_itself and not _is_written_anew(connection, look)]
     latest = {look.row[0]: look for look in sorted(lost, key=lambda look: look.number)}
-    gone += [look for look in lost if latest[look.row[0]] is not look]
+    kept = {look.number for look in latest.values()}
+    gone = [look for look in looks if look.number not in kept]
     with _past_missing_index_entries(connection):
         connection.executemany(schema.DELETE_RECORD, [(look.number,) for look in gone])
         connection.executemany(
@@ -257,6 +283,14 @@ def _play_mending(connection: sqlite3.Connection, looks: Sequence[_Look]) -> Non
         complaint = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if complaint != "ok":
             raise CantMend(f"their pages are damaged too ({complaint})")
+
+
+def _is_written_anew(connection: sqlite3.Connection, look: _Look) -> bool:
+    """Whether its key leads to another row that bears it, too."""
+    if look.found in (None, look.number):
+        return False
+    rows = connection.execute(schema.LOOK_AT_RECORD_ALONE, (look.found,)).fetchall()
+    return any(_Look.of(columns).row[0] == look.row[0] for columns in rows)
 
 
 def _has_place(look: _Look) -> bool:
