@@ -475,6 +475,24 @@ async def test_a_key_that_a_target_cant_take_now_waits_without_holding_up_others
     assert hints_of(cluster.nodes[0]) == []
 
 
+@pytest.mark.parametrize("found", ["at the start", "while replaying"])
+async def test_a_damaged_hint_is_dropped_and_stops_no_other(found: str) -> None:
+    cluster = await without(2)
+    keeper = cluster.nodes[0]
+    for key in (b"1", b"2", b"3"):
+        hinted(await cluster.put(0, key, b"value", level=Level.WEAK))
+    rotten = sorted(keeper.engine.folder.hints)[1]
+    keeper.engine.folder.damaged_hints[rotten] = "damaged for a test"
+    if found == "at the start":
+        keeper = await cluster.begin(0, await cluster.end(0))
+        assert len(keeper.hints) == 2
+    come_back(cluster)
+    await asyncio.sleep(2 * REPLAYED_S)
+    assert [held(cluster.nodes[2], key) is not None for key in (b"1", b"2", b"3")] == [True, False, True]
+    assert hints_of(keeper) == []
+    assert (keeper.hints.size_bytes, keeper.hints.per_target()) == (0, {})
+
+
 async def test_a_hint_that_is_superseded_is_done_with() -> None:
     """A newer weak write has reached the replica by another way."""
     cluster = await without(2)
