@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.levels import Level
+from cluster.repair.floors.criterion import shortest_purge_after_s
 from kvstore.addresses import Address, MemberAddress
 from kvstore.settings import SETTINGS
 
@@ -77,6 +78,8 @@ class NodeConfig:
     """Room that is left on the disk when writes are refused; of a small disk a twentieth at most."""
     anti_entropy_interval_s: float = 5.0
     """How often this node compares itself with each of its peers."""
+    purge_after_s: float = 180.0
+    """How old a deletion is when it is purged; never so young that a request of its time may still run."""
     hints_bytes_max: int = 256 << 20
     """Weak writes kept on disk for replicas that are away, and to be merged back; the only copy of one is not dropped
     for it."""
@@ -189,7 +192,7 @@ def _suggestion(name: str) -> str:
 
 def _contradictions(values: Mapping[str, Any]) -> list[str]:
     """Faults between settings, each of which is right by itself. Says nothing of settings that are missing."""
-    return [*_membership(values), *_exposure(values), *_collision(values)]
+    return [*_membership(values), *_exposure(values), *_collision(values), *_haste(values)]
 
 
 def _membership(values: Mapping[str, Any]) -> list[str]:
@@ -223,6 +226,16 @@ def _exposure(values: Mapping[str, Any]) -> list[str]:
             "listen on 127.0.0.1, or say --allow-insecure if the network keeps strangers out"
         )
     return faults
+
+
+def _haste(values: Mapping[str, Any]) -> list[str]:
+    purge_after_s, offset_s = values.get("purge_after_s"), values.get("clock_offset_max_s")
+    if purge_after_s is None or offset_s is None or purge_after_s >= (shortest_s := shortest_purge_after_s(offset_s)):
+        return []
+    return [
+        f"--purge-after-s is {purge_after_s:g}, and a write as old as that may still be under way while clocks are off "
+        f"by {offset_s:g} s: it must be {shortest_s:g} at least"
+    ]
 
 
 def _collision(values: Mapping[str, Any]) -> list[str]:

@@ -103,6 +103,7 @@ class Node:
             scrub_period_s=config.scrub_period_s,
             hints_bytes_max=config.hints_bytes_max,
             anti_entropy_interval_s=config.anti_entropy_interval_s,
+            purge_after_s=config.purge_after_s,
         )
         self._commits.start()
         await self._cluster.load()
@@ -350,7 +351,7 @@ class Node:
             anti_entropy_age_s=None if last_s is None else round(self._clock.monotonic_s() - last_s, 1),
             quarantined=len(cluster.replica.damaged),
             recovering_partitions=len(cluster.fitness.recovering),
-            purge_held_back_by=(),
+            purge_held_back_by=tuple(sorted(set(cluster.floors.held_back_by.values()))),
         )
 
     def unready(self) -> Sequence[str]:
@@ -408,6 +409,7 @@ class Node:
             "kvstore_disk_full", "1 while this node is read-only", lambda: int(cluster.disk_watch.is_read_only)
         )
         self._register_hints()
+        self._register_floors()
         metrics.gauge("kvstore_conversations", "Rounds under way", lambda: len(cluster.context.sweeper))
 
     def _register_hints(self) -> None:
@@ -424,6 +426,18 @@ class Node:
         metrics.gauge(
             "kvstore_kept_aside_bytes", "What they count for at hints_bytes_max", lambda: merge_back.size_bytes
         )
+
+    def _register_floors(self) -> None:
+        cluster, metrics = self._cluster, self.metrics
+        metrics.counter("kvstore_tombstones_purged", "Rows that went for good", lambda: cluster.floor_member.purged)
+        metrics.gauge(
+            "kvstore_purges_held_back", "Partitions that can't be purged now", lambda: len(cluster.floors.held_back_by)
+        )
+        metrics.gauge("kvstore_floor_age_seconds", "Age of what was purged last", self._floor_ages, ("partition",))
+
+    def _floor_ages(self) -> Mapping[tuple[str, ...], float]:
+        ages = {partition: self._cluster.floors.age_s(partition) for partition in range(self.partitions)}
+        return {(str(partition),): age_s for partition, age_s in ages.items() if age_s is not None}
 
     def _hints_waiting(self) -> Mapping[tuple[str, ...], float]:
         by_slot = self._membership.topology.by_slot

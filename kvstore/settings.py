@@ -162,6 +162,8 @@ SETTINGS: tuple[Setting, ...] = (
             _seconds(0.1, 3600)),
     Setting("hints_bytes_max", "BYTES", "256MiB", "weak writes kept on disk for replicas that are away",
             _bytes(1 << 20, 1 << 40)),
+    Setting("purge_after_s", "SECONDS", "180", "how old a deletion is when nothing of it is kept any longer",
+            _seconds(1, 31_536_000)),
     Setting("scrub_period_s", "SECONDS", "60", "how often every row on the disk is looked at for damage",
             _seconds(0.1, 86_400)),
     Setting("clock_offset_max_s", "SECONDS", "5", "how far a wall clock may be off before its node is refused",
