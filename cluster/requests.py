@@ -71,6 +71,12 @@ class WriteRequest(msgspec.Struct, frozen=True, gc=False):
     timeout_s: float
     condition: Condition = ALWAYS
     """Anything but ALWAYS at the strong level only."""
+    ttl_ms: int = 0
+    """How long the value lasts, from when the coordinator begins; 0 is for ever."""
+
+    def expires_at_ms(self, now_ms: int) -> int:
+        """When the value expires, in Unix milliseconds, if the request is begun now; 0 is never."""
+        return now_ms + self.ttl_ms if self.ttl_ms and self.value is not None else 0
 
 
 class ReadRequest(msgspec.Struct, frozen=True, gc=False):

@@ -45,6 +45,10 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
         """The same ballots with no value: what a reader needs of a replica whose value it will not use."""
         return Record(self.ballot, self.origin, self.weak, None, self.content_type, self.expires_at_ms, self.fences)
 
+    def deleted(self) -> Record:
+        """The tombstone that an expired value becomes: of the same write, so its origin stays, and so do its fences."""
+        return Record(self.ballot, self.origin, self.weak, None, "", 0, self.fences)
+
     def is_expired(self, now_ms: int) -> bool:
         """Whether its value counts as a tombstone at that Unix time in milliseconds."""
         return 0 < self.expires_at_ms <= now_ms

@@ -15,11 +15,12 @@ from collections.abc import Callable
 from functools import partial
 
 from cluster.coordination.drive import Context, Drive
+from cluster.coordination.expiry import is_doubtful, is_expired, settle
 from cluster.coordination.read_repair import Repair
 from cluster.coordination.weak_writing import WeakWriter, set_once
 from cluster.levels import Level
 from cluster.membership.topology import Topology
-from cluster.protocol.changes import SETTLE, Put
+from cluster.protocol.changes import Put
 from cluster.protocol.messages import Outcome, Settled
 from cluster.protocol.reader import Agreed, NeedsSettling, Newest, StrongRead, WeakRead
 from cluster.replica.replica import Replica
@@ -33,6 +34,7 @@ from cluster.requests import (
     WriteOutcome,
     WriteRequest,
 )
+from storage.record import Record
 
 
 class Coordinator:
@@ -59,7 +61,7 @@ class Coordinator:
         if request.level is not Level.STRONG and request.needed == 1 and own in slots and self._is_readable(own):
             state = self._replica.peek_committed(request.key)
             if state is not None:
-                return Found(state.record, 1, (topology.by_slot[self._own_slot].name,))
+                return Found(self.shown(state.record), 1, (topology.by_slot[self._own_slot].name,))
         alive = self._nearest_first(slots)
         if len(alive) < request.needed:
             return Unavailable(request.needed, len(alive), topology.names(alive))
@@ -72,12 +74,18 @@ class Coordinator:
         deadline_s = self._context.clock.monotonic_s() + request.timeout_s
         outcome: asyncio.Future[WriteOutcome] = asyncio.get_running_loop().create_future()
         if request.level is Level.STRONG:
-            change = Put(request.value, request.content_type, request.condition)
+            now_ms = self._context.ballots.now_ms()
+            moment_ms = request.expires_at_ms(now_ms)
+            change = Put(request.value, request.content_type, request.condition, moment_ms, now_ms)
             set_outcome = partial(set_once, outcome)
             self._context.hand_over(request.key, change, request.needed, deadline_s, set_outcome)
         else:
             self._weak_writer.begin(request, deadline_s, outcome)
         return await outcome
+
+    def shown(self, record: Record | None) -> Record | None:
+        """What a weak read makes of a record: an expired value is not there."""
+        return record.deleted() if record and is_expired(self._context, record) else record
 
     def _nearest_first(self, slots: tuple[int, ...]) -> tuple[int, ...]:
         """The live replicas: this node first if it is one, the others in turn, so that they share the reading."""
@@ -124,16 +132,17 @@ class _Reading:
         ).start()
 
     def _ended(self, end: Agreed | Newest | NeedsSettling) -> None:
-        if isinstance(end, NeedsSettling):
-            self._coordinator._context.hand_over(
-                self._request.key, SETTLE, self._topology.majority, self._deadline_s, self._settled
-            )
+        context = self._coordinator._context
+        if isinstance(end, NeedsSettling) or (isinstance(end, Agreed) and is_doubtful(context, end.record)):
+            change, majority = settle(context), self._topology.majority
+            context.hand_over(self._request.key, change, majority, self._deadline_s, self._settled)
             return
         names = self._topology.names(end.slots)
         if end.record is not None:  # whoever read it here and writes here next means to replace it
-            self._coordinator._context.ballots.absorb(end.record.ballot)
-        set_once(self._outcome, Found(end.record, len(names), names))
-        Repair(self._coordinator._context, self._topology, self._request.key).begin(end.record, self._read.held)
+            context.ballots.absorb(end.record.ballot)
+        shown = self._coordinator.shown(end.record) if isinstance(end, Newest) else end.record
+        set_once(self._outcome, Found(shown, len(names), names))
+        Repair(context, self._topology, self._request.key).begin(end.record, self._read.held)
 
     def _settled(self, outcome: Outcome) -> None:
         """What the primary made of it; a read that met trouble may simply begin anew."""

@@ -4,8 +4,9 @@ Every live node is asked for the same page of its own keys, tombstones included.
 last key of a page that was cut short, for behind it somebody has said nothing yet. A key counts as heard when enough
 nodes of its replica set have answered, whether they hold it or not.
 
-strong: a key whose majority agrees on one ballot is as a strong read would have shown it; any other key is read by
-a strong read of its own. weak, eventual: the newest of what was heard. A page is not a snapshot.
+strong: a key whose majority agrees on one ballot is as a strong read would have shown it; any other key, and one whose
+value has expired, is read by a strong read of its own. weak, eventual: the newest of what was heard, unless it has
+expired. A page is not a snapshot.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from cluster.coordination.drive import PATIENCE_S, Context
+from cluster.coordination.expiry import is_doubtful, is_expired
 from cluster.levels import Level
 from cluster.membership.topology import Topology
 from cluster.protocol.messages import Answer, Scan, Scanned
@@ -136,7 +138,13 @@ class Listing:
                 if holders < topology.majority:
                     doubtful.append(key)
                     continue
-            chosen[key] = next((entry for entry in asked if _ballot(entry) == ballot), None)
+            entry = next((entry for entry in asked if _ballot(entry) == ballot), None)
+            if request.level is not Level.STRONG:
+                chosen[key] = None if entry is not None and is_expired(self._context, entry.record) else entry
+            elif entry is not None and is_doubtful(self._context, entry.record):
+                doubtful.append(key)
+            else:
+                chosen[key] = entry
         for start in range(0, len(doubtful), STRONG_READS_AT_ONCE):
             some = doubtful[start : start + STRONG_READS_AT_ONCE]
             outcomes = await asyncio.gather(*(self._read_one(key, request, deadline_s) for key in some))

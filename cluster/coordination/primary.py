@@ -35,8 +35,16 @@ OnOutcome = Callable[[Outcome], None]
 class Primary:
     """Proposes changes, key by key."""
 
-    def __init__(self, context: Context, prepared: PreparedBallots, topology: Callable[[], Topology]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        prepared: PreparedBallots,
+        topology: Callable[[], Topology],
+        *,
+        clock_offset_max_s: float,
+    ) -> None:
         self._context, self._prepared, self._topology = context, prepared, topology
+        self._clock_offset_max_ms = int(clock_offset_max_s * 1000)
         self._queues: dict[bytes, deque[_Proposal]] = {}
 
     def submit(self, key: bytes, change: Change, needed: int, deadline_s: float, on_outcome: OnOutcome) -> None:
@@ -114,6 +122,8 @@ class _Proposal:
             majority=topology.majority,
             tick=primary._context.ballots.tick,
             prepared=primary._prepared,
+            now_ms=primary._context.ballots.now_ms,
+            clock_offset_max_ms=primary._clock_offset_max_ms,
         )
         self._drive(self._proposer.run(), self._decided, self._undecided)
 

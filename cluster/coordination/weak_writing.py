@@ -76,6 +76,7 @@ class _WeakWriting:
     """One of them. In the sweeper only while it waits for this node's own disk."""
 
     __slots__ = (
+        "_expires_at_ms",
         "_is_hintable",
         "_is_kept",
         "_is_over",
@@ -104,6 +105,7 @@ class _WeakWriting:
         self._slots = topology.replicas_of(request.key)
         self.deadline_s, self.patience_s, self._outcome = deadline_s, float("inf"), outcome
         self._is_over = self._is_kept = False
+        self._expires_at_ms = request.expires_at_ms(writer._context.ballots.now_ms())
         # A record that lies here may be stamped far ahead, by a clock that was wrong before this node last started.
         state = writer._replica.peek(request.key)
         self._make_record(above=NONE if state is None else state.ballot)
@@ -113,7 +115,7 @@ class _WeakWriting:
         request, topology = self._request, self._topology
         ballot = ballots.tick(above)
         self._writer._under_way[ballot] = request.key
-        self._record = Record(ballot, ballot, True, request.value, request.content_type)
+        self._record = Record(ballot, ballot, True, request.value, request.content_type, self._expires_at_ms)
         self._write = WeakWrite(
             request.key,
             self._record,

@@ -113,6 +113,11 @@ class Roster:
             return not self._own.bars
         return slot not in self._unwritable and self._is_alive(slot)
 
+    @property
+    def is_clock_right(self) -> bool:
+        """Whether nothing is known against this node's own wall clock."""
+        return not self._own.bars & Bar.BAD_CLOCK
+
     def readable(self, slots: Iterable[int]) -> list[int]:
         """Those of them that are, in order."""
         return [slot for slot in slots if self.is_readable(slot)]

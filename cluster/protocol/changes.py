@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from cluster.requests import ALWAYS, Condition
-from storage.record import Record
+from storage.record import Number, Record
 
 
 class Put(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
@@ -19,13 +19,17 @@ class Put(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     value: bytes | None
     content_type: str
     condition: Condition = ALWAYS
+    expires_at_ms: Number = 0
+    """When the value expires, in Unix milliseconds; 0 is never."""
+    now_ms: Number = 0
+    """The coordinator's clock when it decided to write: what had expired by then is absent for this write."""
 
     def apply(self, base: Record | None, ballot: int) -> Record | None:
         """The record to propose under this ballot, or None when the condition does not hold."""
         if not self.condition.holds(base):
             return None
         fences = base.fences if base is not None else None
-        return Record(ballot, ballot, False, self.value, self.content_type, 0, fences)
+        return Record(ballot, ballot, False, self.value, self.content_type, self.expires_at_ms, fences)
 
 
 class Merge(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -44,11 +48,13 @@ class Merge(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
 
 
 class Settle(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
-    """Change nothing: leave the newest record on a majority, whatever it is."""
+    """Change nothing: leave the newest record on a majority, whatever it is; of an expired value the tombstone."""
 
     renew: bool = False
     """Propose the record again even where a majority agrees on it: brings a replica along that a promise, whose
     proposer has died, keeps from taking a repair."""
+    now_ms: Number = 0
+    """The reader's clock, by which the value may have expired; 0 leaves it to the primary's."""
 
     def apply(self, base: Record | None, ballot: int) -> Record | None:
         """Always None: there is nothing to propose but what is there."""

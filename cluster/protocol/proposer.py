@@ -21,6 +21,9 @@ What must not be lost between these lines, each found the hard way by somebody:
   the weak write, kept aside elsewhere too, would come back over it.)
 * Where a key was deleted for good, its absence has the floor as its origin: a weak write as old is superseded by it,
   and a retry whose accept was as old is Uncertain, for it may have been chosen, deleted and forgotten.
+* An expired value is absent, and before anybody is told so its tombstone is on a majority: a clock that is behind would
+  show the value again. The tombstone keeps the origin of the value, for it is what became of that write: under an
+  origin of its own it would supersede weak writes that are newer than the value, and that nobody deleted.
 * A prepared ballot (promised with the last accept) is used only while this node's own replica still shows that
   promise and that record; see prepared.py.
 """
@@ -49,7 +52,7 @@ class Chosen(msgspec.Struct, frozen=True, gc=False):
 
 
 class Refuted(msgspec.Struct, frozen=True, gc=False):
-    """The change does not apply to this record, which is on a majority."""
+    """The change does not apply to this record, which is on a majority; of an expired value to its tombstone."""
 
     record: Record | None
     slots: tuple[int, ...]
@@ -65,6 +68,10 @@ class Uncertain(msgspec.Struct, frozen=True, gc=False):
 Steps = Generator[Ask | Pause, Answers, Chosen | Refuted | Uncertain]
 
 
+def _no_clock() -> int:
+    return 0
+
+
 class Proposer:
     """Carries one change through; used once. `sent` may be looked at from outside at any moment."""
 
@@ -76,10 +83,16 @@ class Proposer:
         majority: int,
         tick: Callable[[int], int],
         prepared: PreparedBallots,
+        now_ms: Callable[[], int] = _no_clock,
+        clock_offset_max_ms: int = 0,
     ) -> None:
-        """tick(above) gives a new ballot above that one."""
+        """tick(above) gives a new ballot above that one; now_ms() this node's time, and without one nothing expires.
+
+        clock_offset_max_ms: how far the clock of who asks for the change may be ahead of ours; it is not believed more.
+        """
         self.key, self.change, self.majority = key, change, majority
         self._tick, self._prepared = tick, prepared
+        self._now_ms, self._clock_offset_max_ms = now_ms, clock_offset_max_ms
         self._above = change.record.origin if isinstance(change, Merge) else NONE
         self.sent: int | None = None
         """The origin of our value once an accept bears it: from here on nobody may say `not applied`."""
@@ -113,13 +126,17 @@ class Proposer:
                 agreed = self._agreed(promises, base)
             if self.is_uncertain(base):
                 return Uncertain(self.sent or NONE, ())
+            told, base = base, self.as_of_now(base)
+            is_expired = base is not told
+            if is_expired:
+                agreed = ()  # nobody has this tombstone yet
             record = self._own_again(base, ballot) or self._apply(base, ballot)
             if self.sent is not None:
                 agreed = ()  # ours may be on a minority: only a newer record on a majority rules it out
                 if record is None and base is None:
                     return Uncertain(self.sent, ())
             renew = isinstance(self.change, Settle) and self.change.renew and base is not None
-            if record is None and not agreed and not renew and self.sent is None:
+            if record is None and not agreed and not (renew or is_expired) and self.sent is None:
                 agreed = yield from self._check_still_settled(base)
                 if agreed and prepared is not None and ballot == prepared.ballot:
                     self._prepared.put(self.key, prepared.ballot, prepared.base)  # it was not spent
@@ -173,6 +190,17 @@ class Proposer:
     def is_deleted_for_good(self, base: Record | None) -> bool:
         """Whether a merge comes too late: all that was as old is purged. A floor never stands against a record."""
         return base is None and isinstance(self.change, Merge) and self.change.record.origin <= self._floor
+
+    def as_of_now(self, base: Record | None) -> Record | None:
+        """The tombstone of a base that has expired: by our clock, or by that of who asks, if that is ahead.
+
+        A merge does not mind: it compares writes, and tells nobody of a value.
+        """
+        if base is None or not base.expires_at_ms or isinstance(self.change, Merge):
+            return base
+        own_ms = self._now_ms()
+        now_ms = max(own_ms, min(self.change.now_ms, own_ms + self._clock_offset_max_ms))
+        return base.deleted() if base.is_expired(now_ms) else base
 
     def is_own(self, base: Record | None) -> bool:
         """Whether an earlier attempt of this very change was adopted."""

@@ -272,8 +272,9 @@ class Cluster:
         needed: int | None = None,
         timeout_s: float = 5.0,
         condition: Condition = ALWAYS,
+        ttl_ms: int = 0,
     ) -> WriteOutcome:
-        request = WriteRequest(key, value, "", level, self._needed(level, needed), timeout_s, condition)
+        request = WriteRequest(key, value, "", level, self._needed(level, needed), timeout_s, condition, ttl_ms)
         return await _in_time(self.nodes[at].write(request), timeout_s)
 
     async def get(

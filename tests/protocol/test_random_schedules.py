@@ -12,7 +12,7 @@ import pytest
 from cluster.protocol.acceptor import Acceptor, Decision
 from cluster.protocol.messages import Accept, Accepted, Answer, Refused
 from cluster.protocol.prepared import Prepared, PreparedBallots
-from cluster.protocol.proposer import Proposer
+from cluster.protocol.proposer import Proposer, Refuted
 from cluster.protocol.reader import Agreed, StrongRead, newest
 from cluster.protocol.steps import Answers
 from cluster.protocol.weak_write import WeakWrite
@@ -44,6 +44,11 @@ PRESETS = {
     ),
     "deletions, few at a time": Options(
         deletes=0.5, purges=0.15, relay=0.3, weak=0.4, kinds=(35, 40, 25), calls=8, concurrency=2, skew=12
+    ),
+    "expiring": Options(expiring=0.7, relay=0.15, kinds=(50, 20, 30), calls=12),
+    "expiring and weak": Options(expiring=0.5, weak=0.35, relay=0.15, kinds=(50, 20, 30), calls=12, skew=100),
+    "expiring and purged": Options(
+        expiring=0.5, weak=0.25, deletes=0.2, purges=0.25, restarts=0.02, relay=0.15, kinds=(45, 25, 30), calls=12
     ),
 }
 SEEDS = 1_000
@@ -141,6 +146,16 @@ class FloorIsNotHeard(Proposer):
         return promises
 
 
+class ExpiryOfBaseIsNotSettled(Proposer):
+    """A proposer that tells of a deletion by expiry before it is on a majority."""
+
+    def _accept(self, ballot, base, record):  # type: ignore[no-untyped-def]
+        if record is None and base.value is None:
+            return Refuted(base, ())
+        return (yield from super()._accept(ballot, base, record))
+
+
+EXPIRING = PRESETS["expiring"]
 DELETIONS, WEAK_DELETIONS = PRESETS["deletions"], PRESETS["deletions and weak"]
 WEAK, COPIES, DUEL = PRESETS["weak, clocks far apart"], PRESETS["many copies"], PRESETS["two proposers and relays"]
 MUTANTS = {
@@ -157,6 +172,8 @@ MUTANTS = {
     "purge-before-all-hold-it": (Rules(compares_all=False), DELETIONS, 4_000),
     "purge-ignores-kept-aside": (Rules(minds_what_is_kept_aside=False), WEAK_DELETIONS, 4_000),
     "purge-forgets-the-floor": (Rules(records_the_floor=False), DELETIONS, 4_000),
+    "expiry-is-not-settled": (Rules(settles_expiry=False), EXPIRING, 4_000),
+    "expired-base-is-not-settled": (Rules(proposer=ExpiryOfBaseIsNotSettled), EXPIRING, 4_000),
     "floor-is-not-heard": (Rules(proposer=FloorIsNotHeard), DELETIONS, 4_000),
 }
 """Mutant -> what it breaks, the preset that shows it soonest, and the seeds within which it must be caught."""

@@ -1,10 +1,10 @@
 """Random schedules over the real acceptor, proposer and readers: one key, three replicas, three coordinators.
 
 Messages are lost, duplicated and reordered; coordinators crash between two rounds; replicas copy records to one
-another at any moment (read repair, hints, anti-entropy); clocks are skewed; nodes restart; floors are raised step by
-step between all that, up to the very present. When the schedule ends the network heals and two more things must hold:
-the replicas are equal, and no acknowledged weak write gave way to an older one. Then all is purged, every accept that
-was ever sent arrives once more at every replica, and a last read must fit the history.
+another at any moment (read repair, hints, anti-entropy); clocks are skewed; values expire; nodes restart; floors are
+raised step by step between all that, up to the very present. When the schedule ends the network heals and two more
+things must hold: the replicas are equal, and no acknowledged weak write gave way to an older one. Then all is purged,
+every accept that was ever sent arrives once more at every replica, and a last read must fit the history.
 
 A world is one seed. It is broken on purpose by handing it a subclass with one rule missing.
 """
@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from cluster.protocol.acceptor import Acceptor, Decision
-from cluster.protocol.changes import RENEW, SETTLE, Change, Merge, Put
+from cluster.protocol.changes import RENEW, Change, Merge, Put, Settle
 from cluster.protocol.messages import Accept, Accepted, Answer, Held, Outcome, Prepare, Read, Refused, Request, Settled
 from cluster.protocol.prepared import PreparedBallots
 from cluster.protocol.proposer import Chosen, Proposer, Refuted, Uncertain
@@ -27,13 +27,14 @@ from cluster.protocol.steps import Answers, Ask, HandOver, Pause
 from cluster.protocol.weak_write import Taken, WeakWrite
 from cluster.repair.floors.criterion import holds_back
 from cluster.replica.gates import Gates
-from cluster.requests import Condition, ConditionKind, Unavailable, Unknown, Written
+from cluster.requests import ALWAYS, Condition, ConditionKind, Unavailable, Unknown, Written
 from storage.ballot import NONE, SLOT_BITS
 from storage.record import Record, ReplicaState
-from tests.protocol.linearizable import Call
+from tests.protocol.linearizable import EXPIRES, Call
 
 REPLICAS, MAJORITY, ATTEMPTS = 3, 2, 4
 KEY = b"k"
+WALLS_APART = 40  # the wall clocks, in deliveries of messages, which are the time of a world
 DONE = object()
 
 
@@ -56,6 +57,7 @@ class Options:
     deletes: float = 0.0  # share of the puts and weak writes that delete
     purges: float = 0.0  # chance per step that somebody begins to raise the floor
     restarts: float = 0.0  # chance per step that a node restarts
+    expiring: float = 0.0  # share of the writes whose value expires
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Rules:
     minds_what_is_kept_aside: bool = True
     records_the_floor: bool = True
     seals: bool = True
+    settles_expiry: bool = True
 
 
 class Replica:
@@ -168,7 +171,8 @@ class World:
         self.history: list[Call] = []
         self.acknowledged: list[int] = []  # origins of acknowledged weak writes
         self.purged = NONE  # the newest deletion of which some replica dropped the tombstone
-        self.now = self.live = 0
+        self.now = self.live = self.delivered = 0
+        self.walls = [self.random.randrange(WALLS_APART) if options.expiring else 0 for _ in range(REPLICAS)]
         self.seen: tuple[str | None, int | None] = (None, None)  # value and version last read
 
     def run(self) -> None:
@@ -198,8 +202,22 @@ class World:
             weak = self.random.random() < self.options.weak
             kind = "weak" if weak else self.random.choices(("read", "put", "cas"), self.options.kinds)[0]
             deletes = self.options.deletes and kind in ("put", "weak") and self.random.random() < self.options.deletes
-            plan.append((kind, None if deletes else f"{kind}{i}"))
+            expires = self.options.expiring and self.random.random() < self.options.expiring
+            plan.append((kind, None if deletes else f"{kind}{i}{EXPIRES if expires else ''}"))
         return plan
+
+    def wall(self, node: int) -> int:
+        """What the wall clock of that node shows."""
+        return self.walls[node] + self.delivered
+
+    def _put(self, node: int, value: str | None, condition: Condition = ALWAYS) -> Put:
+        """The change of a write that `node` coordinates, or hands over to another."""
+        return Put(_bytes(value), "", condition, self._moment(node, value), self.wall(node))
+
+    def _moment(self, node: int, value: str | None) -> int:
+        """When the value expires."""
+        is_expiring = value is not None and value.endswith(EXPIRES)
+        return self.wall(node) + self.random.randint(1, 2 * WALLS_APART) if is_expiring else 0
 
     def tick(self, node: int, above: int = NONE) -> int:
         step = self.random.randint(1, self.options.stride) if self.options.stride > 1 else 1
@@ -215,19 +233,14 @@ class World:
         expected, version = self.seen
         call = Call(kind, value, expected, self.now)
         self.history.append(call)
+        asked = self.random.randrange(REPLICAS) if self.options.expiring else node
         steps = {
             "read": lambda: self._read(node),
-            "put": lambda: self._change(node, Put(_bytes(value), "")),
-            "weak": lambda: self._weak(node, _bytes(value)),
-            "cas": lambda: self._change(node, self._swap(version, _bytes(value))),
+            "put": lambda: self._change(node, self._put(asked, value)),
+            "weak": lambda: self._weak(node, value),
+            "cas": lambda: self._change(node, self._put(asked, value, _over(version))),
         }[kind]()
         self._advance(Conversation(node, steps, call), None)
-
-    def _swap(self, version: int | None, value: bytes | None) -> Put:
-        condition = (
-            Condition(ConditionKind.IF_ABSENT) if version is None else Condition(ConditionKind.IF_VERSION, version)
-        )
-        return Put(value, "", condition)
 
     def _change(self, node: int, change: Change) -> Generator[Any, Any, tuple[str, Any]]:
         """Ends in ok, conflict, fail (surely not applied) or unknown."""
@@ -237,6 +250,8 @@ class World:
             majority=MAJORITY,
             tick=lambda above: self.tick(node, above),
             prepared=self.prepared[node],
+            now_ms=lambda: self.wall(node),
+            clock_offset_max_ms=WALLS_APART,
         )
         end = yield from self._attempts(proposer.run(), node)
         if isinstance(end, Chosen):
@@ -255,17 +270,21 @@ class World:
         if end is None:
             return "fail", None
         record = end.record if isinstance(end, Agreed) else None
-        if not isinstance(end, Agreed):
-            outcome, record = yield from self._change(node, SETTLE)
+        is_expired = record is not None and record.is_expired(self.wall(node))
+        if not isinstance(end, Agreed) or (is_expired and self.rules.settles_expiry):
+            primary = self.random.randrange(REPLICAS) if is_expired else node
+            outcome, record = yield from self._change(primary, Settle(now_ms=self.wall(node)))
             if outcome != "conflict":
                 return "fail", None
+        elif is_expired:
+            record = None
         is_there = record is not None and record.value is not None
         self.seen = (record.value.decode(), record.origin) if is_there else (None, None)
         return "ok", record
 
-    def _weak(self, node: int, value: bytes | None) -> Generator[Any, Any, tuple[str, Any]]:
+    def _weak(self, node: int, value: str | None) -> Generator[Any, Any, tuple[str, Any]]:
         ballot = self.tick(node)
-        record = Record(ballot, ballot, True, value)
+        record = Record(ballot, ballot, True, _bytes(value), expires_at_ms=self._moment(node, value))
         under_way = self.replicas[node].under_way
         under_way.add(ballot)
         needed = self.random.choice((1, 1, 2, 3))
@@ -405,7 +424,8 @@ class World:
         if replica.gates is not gates:
             return  # it has restarted
         record = state.record
-        is_purgeable = max(state.promised, state.ballot) <= floor and (record is None or record.value is None)
+        is_gone = record is None or record.value is None or record.is_expired(min(self.walls) + self.delivered)
+        is_purgeable = max(state.promised, state.ballot) <= floor and is_gone
         if is_purgeable and not replica.is_touched:
             self.purged = max(self.purged, NONE if record is None else record.origin)
             replica.state = ReplicaState()
@@ -454,6 +474,7 @@ class World:
         talk.call.seen = record.value.decode() if record is not None and record.value is not None else None
 
     def _deliver(self, event: tuple[Any, ...]) -> None:
+        self.delivered += 1
         kind, *rest = event
         if kind == "relay":
             self.replicas[rest[0]].relay(rest[1])
@@ -565,6 +586,10 @@ class World:
                 return end.value
             slots = ask.slots or tuple(range(REPLICAS))
             answers = [(slot, self.replicas[slot].handle(ask.request)) for slot in slots]
+
+
+def _over(version: int | None) -> Condition:
+    return Condition(ConditionKind.IF_ABSENT) if version is None else Condition(ConditionKind.IF_VERSION, version)
 
 
 def _bytes(value: str | None) -> bytes | None:
