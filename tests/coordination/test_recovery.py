@@ -10,14 +10,14 @@ import pytest
 
 from cluster.levels import Level
 from cluster.membership.fitness import Bar
-from cluster.protocol.messages import Accept, Accepted, Held, Prepare, Promised, Read, Refused, Unfit
-from cluster.protocol.repair_messages import Inventory, RaisePromise
+from cluster.protocol.messages import Accept, Accepted, Heartbeat, Held, Prepare, Promised, Read, Refused, Scan, Unfit
+from cluster.protocol.repair_messages import Inventory, PromiseRaised, RaisePromise
 from cluster.repair.amnesia import recovery as recovering
 from cluster.repair.amnesia.findings import compare
 from cluster.repair.amnesia.recovery import Recovery
 from cluster.repair.amnesia.verification import RECOVERY
 from cluster.repair.hash_trees import digest
-from cluster.requests import Found, Written
+from cluster.requests import Found, Listed, Written
 from storage.ballot import NONE, ballot_of, unix_ms_of
 from storage.engine import Rot, ScrubPage
 from storage.memory import MemoryFolder
@@ -424,6 +424,7 @@ async def test_a_record_that_was_removed_is_not_taken_for_an_absence_after_a_res
     node.engine.damage(key, "its checksum is wrong")
     await asyncio.sleep(SCRUBBED_S)
     assert key not in node.engine.folder.states
+    assert isinstance(await cluster.ask(2, Read(key, value=True)), Unfit)  # though it was in memory
     folder = await cluster.end(2)
     node = await cluster.begin(2, folder)
     await recovered(node)
@@ -481,3 +482,77 @@ async def test_a_folder_with_pages_that_cannot_be_read_takes_no_part_any_more() 
     assert "move this folder away" in node.fitness.reasons[0]
     await recovered(await wiped(cluster, 2))
     assert_equal(cluster)
+
+
+async def test_a_node_that_lost_some_key_knows_it_after_a_restart() -> None:
+    """Its folder is as new as anybody remembers, and the row is gone by then."""
+    cluster = await filled()
+    node = cluster.nodes[2]
+    node.recollection.lose("the key of a row has rotted")
+    cluster.network.treat(Fate.SILENT, Inventory)
+    await asyncio.sleep(A_WHILE_S)
+    folder = await cluster.end(2)
+    node = await cluster.begin(2, folder)
+    assert node.fitness.bars == Bar.RECOVERING
+    cluster.network.heal()
+    await recovered(node)
+
+
+async def test_a_damaged_record_is_settled_above_what_it_may_have_promised() -> None:
+    """Ballots run an hour ahead, which n2 has forgotten with its clock's memory when it starts again; n1 knows."""
+    cluster = await filled()
+    key = KEYS[5]
+    ahead = ballot_of(WALL_START_MS + 3_600_000, 5, 1)
+    cluster.nodes[1].ballots.absorb(ahead)
+    assert isinstance(await cluster.ask(2, Prepare(key, ahead)), Promised)
+    folder = await cluster.end(2)
+    folder.damaged[key] = "its checksum is wrong"
+    node = await cluster.begin(2, folder)
+    await recovered(node)
+    assert isinstance(await cluster.ask(2, Read(key, value=True)), Unfit)
+    await until(lambda: key not in node.replica.damaged)
+    older = ballot_of(WALL_START_MS + 3_600_000, 1, 0)
+    assert isinstance(await cluster.ask(2, Accept(key, Record(older, older, False, b"x"), NONE)), Refused)
+
+
+async def test_what_recovers_keeps_the_promises_that_it_gave_for_the_whole_partition_meanwhile() -> None:
+    cluster = await filled()
+    node, key = cluster.nodes[2], KEYS[5]
+    cluster.network.treat(Fate.SILENT, Prepare, source=2)
+    node.engine.damage(key, "its checksum is wrong")
+    await asyncio.sleep(SCRUBBED_S)
+    promised = cluster.nodes[1].ballots.tick() + (3_600_000 << 22)
+    granted = await cluster.ask(2, RaisePromise(node.trees.partition_of(key), promised))  # type: ignore[arg-type]
+    assert isinstance(granted, PromiseRaised)
+    node.ballots.tick()
+    settled = records(cluster.nodes[0])[key]
+    await node.commits.wait(await node.replica.restore({key: settled}, settled.ballot + 1))
+    older = promised - 1024
+    assert isinstance(await cluster.ask(2, Accept(key, Record(older, older, False, b"x"), NONE)), Refused)
+
+
+async def test_an_answer_to_a_question_from_before_the_bar_says_too_little() -> None:
+    """n0 said what ballots it knew of; then n2 promised a newer one; then n2 was found to have lost its memory."""
+    cluster = await form_cluster()
+    recovery = cluster.nodes[2].recollection.recovery
+    cluster.network.treat(Fate.SILENT, Heartbeat, source=2)
+    asked_s = asyncio.get_running_loop().time()
+    await asyncio.sleep(A_WHILE_S)
+    cluster.nodes[2].recollection.lose("some reason")
+    for slot in (0, 1):
+        recovery.heard(slot, 1, asked_s)
+    await asyncio.sleep(A_WHILE_S)
+    assert cluster.nodes[2].fitness.bars == Bar.RECOVERING
+    cluster.network.heal()
+    await recovered(cluster.nodes[2])
+
+
+async def test_a_listing_leaves_a_node_that_recovers_out() -> None:
+    cluster = await filled()
+    cluster.network.treat(Fate.SILENT, Inventory)
+    node = await wiped(cluster, 2)
+    await until(lambda: node.fitness.bars == Bar.RECOVERING)
+    assert isinstance(await cluster.ask(2, Scan(b"", None, 10, values=False)), Unfit)  # type: ignore[arg-type]
+    page = await cluster.page(2, b"key-1")
+    assert isinstance(page, Listed)
+    assert b"key-11" in {entry.key for entry in page.entries}
