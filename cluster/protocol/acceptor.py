@@ -23,7 +23,7 @@ Three additions to the textbook:
 
 And one about keys that are not here:
 
-4. The floor. Where a key was deleted for good up to a ballot (cluster/repair/floors.py) its absence has that ballot as
+4. The floor. Where a key was deleted for good up to a ballot (cluster/repair/floors/) its absence has that ballot as
    promise and as origin: what is as old is refused, and a weak write that is as old is superseded. A floor is no
    record: it never wins over one.
 

@@ -1,6 +1,6 @@
 """Origins by partition: how far back the oldest write lies that this node still owes to somebody.
 
-A floor may rise only above what nobody keeps any more (floors.py), so whoever keeps writes must be able to tell the
+A floor may rise only above what nobody keeps any more (floors/), so whoever keeps writes must be able to tell the
 oldest of a partition without looking through all of them.
 """
 

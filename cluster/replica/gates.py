@@ -1,4 +1,4 @@
-"""Gates: how a member keeps still below a ballot while a floor is raised to it (cluster/repair/floors.py).
+"""Gates: how a member keeps still below a ballot while a floor is raised to it (cluster/repair/floors/).
 
     up        nothing at or below the ballot has been accepted or kept aside here since, or the gate is broken
     sealed    from its confirmation on, an accept at or below the ballot is refused, for any key of the partition

@@ -24,13 +24,15 @@ class NotInTime(AssertionError):
     """A condition did not come true while a test waited for it."""
 
 
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = READY_TIMEOUT_S) -> None:
+def wait_until(
+    condition: Callable[[], object], what: str, timeout_s: float = READY_TIMEOUT_S, interval_s: float = 0.02
+) -> None:
     """Waits until the condition is true. Raises NotInTime, naming what was waited for."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
             raise NotInTime(f"waited {timeout_s:g} s in vain for: {what}")
-        time.sleep(0.02)
+        time.sleep(interval_s)
 
 
 def kvstore_command(*arguments: str) -> list[str]:

@@ -139,6 +139,14 @@ def test_peers_beyond_this_machine_need_a_secret(tmp_path: Path, peer: str) -> N
     assert "0123456789abcdef" not in repr(config)
 
 
+def test_deletions_are_not_purged_while_a_request_of_their_time_may_run() -> None:
+    (told,) = faults(purge_after_s="139")
+    assert "--purge-after-s" in told
+    assert "140" in told
+    (told,) = faults(clock_offset_max_s="30")  # the default does not do for clocks as bad as that
+    assert "190" in told
+
+
 def test_a_short_secret_is_refused(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"hunter2\n")
