@@ -96,26 +96,24 @@ async def scrub_step(fetch: Fetch, after: int, limit: int) -> ScrubPage:
 
 async def _look_at(fetch: Fetch, after: int, count: int) -> ScrubPage:
     try:
-        looks = [_Look.of(columns) for columns in await fetch(schema.LOOK_AT_RECORDS, (after, count))]
+        looks = [_Look.of(columns) for columns in await fetch(schema.LOOK_AT_RECORDS, (after, count + 1))]
     except sqlite3.DatabaseError as error:
         _refuse_unless_damage(error)
         return await _look_around_damage(fetch, after, count)
-    numbers = [after, *(look.number for look in looks)]
-    if any(number >= behind for number, behind in pairwise(numbers)):  # then the page's own order is damaged
+    # A number, or where it is read, may have rotted: to go on from it could leave out all the rows that it jumps over.
+    # The row behind the last tells, too.
+    if any(number >= behind for number, behind in pairwise([after, *(look.number for look in looks)])):
         return await _look_around_damage(fetch, after, count)
+    has_more, looks = len(looks) > count, looks[:count]
     rotten = [await _rot_of(fetch, look, look.damage) for look in looks if look.damage is not None]
-    if len(looks) < count:
-        return ScrubPage(len(looks), rotten, None)
-    # A number may have rotted, too: to go on from it could be to leave out all the rows that it jumps over.
-    trusted = [look.number for look in looks if look.found == look.number]
-    return ScrubPage(len(looks), rotten, trusted[-1] if trusted else looks[-1].number)
+    return ScrubPage(len(looks), rotten, looks[-1].number if has_more else None)
 
 
 async def _look_around_damage(fetch: Fetch, after: int, count: int) -> ScrubPage:
     """Row by row, so that a bad page costs only those on it; their numbers from the table, or else from the index."""
     for sql in (schema.NUMBERS_IN_TABLE, schema.NUMBERS_IN_KEY_INDEX):
         try:
-            numbers = await fetch(sql, (after, count))
+            numbers = await fetch(sql, (after, count + 1))
             if all(number < behind for (number, _), (behind, _) in pairwise([(after, None), *numbers])):
                 break
             reason = f"the rows behind number {after} are not in order, nor is their index; {_UNREADABLE}"
@@ -124,12 +122,13 @@ async def _look_around_damage(fetch: Fetch, after: int, count: int) -> ScrubPage
             reason = f"the rows behind number {after} can't be read, nor skipped ({error}); {_UNREADABLE}"
     else:
         return ScrubPage(0, [Rot(-1, None, reason)], None)
+    has_more, numbers = len(numbers) > count, numbers[:count]
     rotten = []
     for number, key in numbers:
         rot = await _look_at_one(fetch, number, key)
         if rot is not None:
             rotten.append(rot)
-    return ScrubPage(len(numbers), rotten, numbers[-1][0] if len(numbers) == count else None)
+    return ScrubPage(len(numbers), rotten, numbers[-1][0] if has_more else None)
 
 
 async def _look_at_one(fetch: Fetch, number: int, key: bytes | None) -> Rot | None:

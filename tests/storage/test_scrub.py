@@ -497,7 +497,7 @@ async def test_an_error_that_is_no_damage_is_not_taken_for_damage(
         await engine.scrub(0, 10)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(data=st.data())
 async def test_any_bit_of_the_rows_or_their_indexes_is_found_or_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
