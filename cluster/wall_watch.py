@@ -35,7 +35,7 @@ class WallWatch:
         self._clock, self._ballots, self._fitness = clock, ballots, fitness
         self._topology, self._own_slot, self._allowed_offset_s = topology, own_slot, allowed_offset_s
         self._clocks = WallClocks(allowed_offset_s * 1000)
-        self._judgement = Judgement(Verdict.OPEN, {})
+        self._judgement = Judgement(Verdict.OPEN, {}, {})
         self._refused: dict[int, str] = {}
         self._has_wall_stepped = False
 
@@ -82,13 +82,11 @@ class WallWatch:
         self._refuse(judgement)
 
     def _refuse(self, judgement: Judgement) -> None:
-        """Only who is right may say that another is wrong."""
-        off_ms = judgement.off_ms if judgement.verdict is Verdict.RIGHT else {}
         before, by_slot = self._refused, self._topology().by_slot
         self._refused = {
-            slot: f"the wall clock of {by_slot[slot].name} is off: {_shown(ms)} what a majority of the members "
-            f"say, and {self._allowed_offset_s:g} s are allowed"
-            for slot, ms in off_ms.items()
+            slot: f"the wall clock of {by_slot[slot].name} is off: {_shown(ms)} this node's, and no majority of the "
+            f"members is within {self._allowed_offset_s:g} s of it"
+            for slot, ms in judgement.wrong_ms.items()
         }
         for slot in self._refused.keys() - before.keys():
             log.warning("a peer is refused: its wall clock is off", reason=self._refused[slot])

@@ -34,7 +34,7 @@ class Sample(NamedTuple):
 
 
 class Verdict(Enum):
-    """What this node can say of its own wall clock."""
+    """What can be said of a member's wall clock."""
 
     RIGHT = "within the allowed offset of a majority of the members, itself included"
     WRONG = "off by more from so many that there can be no such majority"
@@ -45,8 +45,12 @@ class Judgement(NamedTuple):
     """What the clocks that were heard say."""
 
     verdict: Verdict
+    """Of this node's wall clock."""
     off_ms: dict[int, float]
     """By slot, each peer whose wall clock differs from ours by more than is allowed: how far it is ahead of ours."""
+    wrong_ms: dict[int, float]
+    """The same of each peer whose wall clock is wrong, as that peer finds for itself once it has heard as much: it may
+    be off from ours and still be right, and so may ours."""
 
 
 class WallClocks:
@@ -80,23 +84,29 @@ class WallClocks:
         return min(samples, key=lambda sample: sample.error_ms).base_ms - own_base_ms
 
     def judge(self, own_base_ms: float, peers: Iterable[int]) -> Judgement:
-        """Whether our wall clock is right, and which peers' differ from it by more than is allowed.
+        """Whether our wall clock is right, which peers' differ from it by more than is allowed, and which are wrong.
 
         peers: all members but this node. Of two members that differ neither can be right, for no majority agrees.
         """
-        members, agreeing = 1, 1
-        off_ms: dict[int, float] = {}
+        members = 1
+        clocks_ms = [0.0]
+        peers_ms: dict[int, float] = {}
         for slot in peers:
             members += 1
             offset_ms = self.offset_ms(slot, own_base_ms)
-            if offset_ms is None:
-                continue
-            if abs(offset_ms) <= self.allowed_offset_ms:
-                agreeing += 1
-            else:
-                off_ms[slot] = offset_ms
+            if offset_ms is not None:
+                peers_ms[slot] = offset_ms
+                clocks_ms.append(offset_ms)
+        return Judgement(
+            self._verdict(0.0, clocks_ms, members),
+            {slot: ms for slot, ms in peers_ms.items() if abs(ms) > self.allowed_offset_ms},
+            {slot: ms for slot, ms in peers_ms.items() if self._verdict(ms, clocks_ms, members) is Verdict.WRONG},
+        )
+
+    def _verdict(self, clock_ms: float, clocks_ms: list[float], members: int) -> Verdict:
+        """Of one of these clocks, all told as how far they are ahead of ours."""
+        agreeing = sum(abs(other_ms - clock_ms) <= self.allowed_offset_ms for other_ms in clocks_ms)
         if agreeing >= majority(members):
-            return Judgement(Verdict.RIGHT, off_ms)
-        if members - len(off_ms) < majority(members):
-            return Judgement(Verdict.WRONG, off_ms)
-        return Judgement(Verdict.OPEN, off_ms)
+            return Verdict.RIGHT
+        differing = len(clocks_ms) - agreeing
+        return Verdict.WRONG if members - differing < majority(members) else Verdict.OPEN

@@ -60,6 +60,31 @@ def test_a_majority_of_the_members_knows_the_time(
     assert judged(*peers, own_step_ms=own) == (verdict, off)
 
 
+@pytest.mark.parametrize(
+    ("peers", "own", "wrong"),
+    [
+        pytest.param((HOUR_MS, 0), 0, {1}, id="one is off"),
+        pytest.param((0, 0), HOUR_MS, set(), id="we are"),
+        pytest.param((4_000, -4_000), 0, set(), id="two that are off from one another, not from us"),
+        pytest.param((-4_000, -8_000), 0, set(), id="one that is off from us, not from the other"),
+        pytest.param((HOUR_MS, None), 0, set(), id="the third may agree with it"),
+        pytest.param((HOUR_MS,), 0, {1}, id="two members that differ"),
+        pytest.param((HOUR_MS, HOUR_MS, 0, 0), 0, {1, 2}, id="two of five"),
+        pytest.param((HOUR_MS, HOUR_MS, HOUR_MS, 0), 0, {4}, id="two of five, one of them we"),
+    ],
+)
+def test_a_peer_is_wrong_by_the_measure_that_it_has_for_itself(
+    peers: tuple[float | None, ...], own: float, wrong: set[int]
+) -> None:
+    """Three clocks four seconds apart are all right; the first and the last refused each other for ever."""
+    clocks = WallClocks(ALLOWED_MS)
+    for slot, ahead in enumerate(peers, start=1):
+        if ahead is not None:
+            told(clocks, slot, ahead)
+    judgement = clocks.judge(BASE_MS + own, range(1, len(peers) + 1))
+    assert set(judgement.wrong_ms) == wrong
+
+
 def test_an_answer_is_compared_with_the_middle_of_its_way() -> None:
     """A peer four seconds away (there and back) is not four seconds behind."""
     clocks = WallClocks(ALLOWED_MS)
