@@ -215,7 +215,8 @@ async def test_it_waits_for_those_who_are_away_and_says_for_whom() -> None:
 
 
 async def test_two_that_lost_their_memory_do_not_recover_from_each_other() -> None:
-    cluster = await filled()
+    """Nor does it help that neither they nor the third have anything to disagree on: it may have missed it all."""
+    cluster = await form_cluster()
     for slot in (1, 2):
         await cluster.end(slot)
     nodes = [await cluster.begin(slot) for slot in (1, 2)]
@@ -556,3 +557,18 @@ async def test_a_listing_leaves_a_node_that_recovers_out() -> None:
     page = await cluster.page(2, b"key-1")
     assert isinstance(page, Listed)
     assert b"key-11" in {entry.key for entry in page.entries}
+
+
+async def test_a_row_that_is_written_anew_at_this_moment_is_left_to_that() -> None:
+    cluster = await filled()
+    node, key = cluster.nodes[2], KEYS[5]
+    node.engine.damage(key, "its checksum is wrong")
+    node.disk.clear()
+    accepting = asyncio.create_task(cluster.ask(2, Prepare(key, cluster.nodes[1].ballots.tick())))
+    await asyncio.sleep(A_WHILE_S)
+    await node.recollection.scrubbing.sweep()
+    assert node.replica.damaged == {}
+    node.disk.set()
+    assert isinstance(await accepting, Promised)
+    await node.recollection.scrubbing.sweep()
+    assert node.engine.folder.damaged == {}
