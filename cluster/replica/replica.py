@@ -283,7 +283,7 @@ class Replica:
         Nothing goes by it: a tombstone that is here says more than a floor does.
         """
         ticket = self._commits.set_fact(*self._marks.raise_floor(partition, floor))
-        self._mark_cached(partition, ticket)
+        self._mark_cached(partition, ticket, absent_only=True)
         return ticket
 
     async def purge(self, partition: int, floor: int, expired_before_ms: int) -> tuple[int, int]:
@@ -340,10 +340,12 @@ class Replica:
             if entry is not None and entry.state is absent:
                 self._cache.remove(key)
 
-    def _mark_cached(self, partition: int, ticket: int) -> None:
+    def _mark_cached(self, partition: int, ticket: int, *, absent_only: bool = False) -> None:
         """Puts the partition's marks on what is in memory of it, and soon on what is loaded."""
         self._marks_ticket = ticket
         for key, entry in self._cache.entries():
+            if absent_only and entry.state.record is not None:
+                continue  # before its place is worked out: most of them are of other partitions, too
             if self._trees.partition_of(key) == partition:
                 marked = self._marks.put_on(key, entry.state)
                 if marked is not entry.state:

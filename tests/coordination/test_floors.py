@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -13,11 +13,13 @@ from cluster.protocol.messages import Accept, Accepted, Forward, Forwarded, Prep
 from cluster.protocol.repair_messages import Confirm, Gate, Gated, Purge, Purged
 from cluster.repair.floors.criterion import DEADLINE_S, shortest_purge_after_s
 from cluster.repair.floors.loop import PASS_S, PURGE_AFTER_S
+from cluster.replica.gates import GATE_S
 from cluster.replica.replica import PURGE_KEYS
 from cluster.requests import Found, Written
 from kvstore.http.incoming.parameters import TIMEOUT_S_MAX
 from storage.ballot import NONE, ballot_of, unix_ms_of
-from storage.record import Record
+from storage.engine import Damaged
+from storage.record import Record, ReplicaState
 from tests.coordination.three_nodes import Cluster, Fate, form_cluster, until
 
 LONG_AFTER_S = PURGE_AFTER_S + 4 * PASS_S
@@ -518,19 +520,66 @@ async def test_a_value_that_is_written_while_its_tombstone_is_being_purged_stays
     await deleted_key(cluster)
     partition, node = partition_of(cluster, b"key"), cluster.nodes[1]
     floor = await sealed(cluster, b"key")
-    purgeable = node.engine.purgeable
+    load = node.engine.load
 
-    async def and_meanwhile(*arguments: int) -> list[bytes]:
-        keys = await purgeable(*arguments)
-        assert b"key" in keys
+    async def and_meanwhile(keys: Sequence[bytes]) -> dict[bytes, ReplicaState | Damaged]:
+        node.engine.load = load  # type: ignore[method-assign]
+        found = await load(keys)
+        assert b"key" in found
         ballot = node.ballots.tick()
         assert isinstance(await cluster.ask(1, Accept(b"key", Record(ballot, ballot, False, b"new"), NONE)), Accepted)
-        node.replica._cache.remove(b"key")
-        return keys
+        node.replica._cache.remove(b"key")  # as when other keys were asked for meanwhile
+        return found
 
-    node.engine.purgeable = and_meanwhile  # type: ignore[method-assign]
+    node.engine.load = and_meanwhile  # type: ignore[method-assign]
     reply = await cluster.ask(1, Purge(partition, floor))
     assert isinstance(reply, Purged)
     state = node.engine.folder.states[b"key"]
     assert state.record is not None
     assert state.record.value == b"new"
+
+
+async def test_an_old_write_under_a_newer_ballot_is_still_old() -> None:
+    """A weak write that was merged lately: replicas without it would call it superseded, with that floor."""
+    cluster = await form_cluster()
+    early = cluster.nodes[1].ballots.tick()
+    await put(cluster, 0, b"key", b"old")
+    await delete(cluster, 0, b"key")
+    await asyncio.sleep(PURGE_AFTER_S - PASS_S)
+    other = b"other"
+    while partition_of(cluster, other) != partition_of(cluster, b"key"):
+        other += b"+"
+    merged = Record(cluster.nodes[1].ballots.tick(), early, True, b"acknowledged")
+    await cluster.ask(2, Accept(other, merged, NONE))
+    await asyncio.sleep(5 * PASS_S)
+    assert held(cluster, b"key") == [True] * 3
+    assert "differs in 1 key" in why(cluster, b"key")
+
+
+async def test_a_gate_that_nobody_comes_back_to_is_taken_down() -> None:
+    cluster = await form_cluster()
+    await asyncio.sleep(PURGE_AFTER_S)
+    floor = old_floor(cluster)
+    await cluster.ask(1, Gate(0, floor))
+    await asyncio.sleep(GATE_S + 1)
+    await cluster.ask(1, Gate(1, floor))
+    answers = [await cluster.ask(1, Confirm(partition, floor)) for partition in (0, 1)]
+    assert [isinstance(answer, Gated) and answer.is_clear for answer in answers] == [False, True]
+
+
+async def test_what_a_recovery_puts_in_ends_the_right_to_purge() -> None:
+    """It did not come by an accept, so no seal has looked at it."""
+    cluster = await form_cluster()
+    await deleted_key(cluster)
+    floor, node = await sealed(cluster, b"key"), cluster.nodes[1]
+    await node.replica.restore({b"key": None}, node.ballots.tick())
+    assert isinstance(await cluster.ask(1, Purge(partition_of(cluster, b"key"), floor)), Unfit)
+
+
+async def test_a_damaged_record_holds_a_floor_back() -> None:
+    cluster = await form_cluster()
+    await deleted_key(cluster)
+    cluster.nodes[1].replica.exclude(b"key", "it has rotted")
+    answer = await cluster.ask(1, Gate(partition_of(cluster, b"key"), old_floor(cluster)))
+    assert isinstance(answer, Gated)
+    assert not answer.is_clear

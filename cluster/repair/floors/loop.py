@@ -68,6 +68,7 @@ class Floors:
     async def pass_over(self) -> None:
         """Looks once at all partitions of which this node is the first fit replica."""
         parts = self._parts
+        parts.replica.gates.expire(parts.context.clock.monotonic_s())
         self._passes += 1
         asks_others = self._passes % ASK_OTHERS_EVERY == 0
         purged = 0
