@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from random import Random
 
 import pytest
 
@@ -583,3 +585,69 @@ async def test_a_damaged_record_holds_a_floor_back() -> None:
     answer = await cluster.ask(1, Gate(partition_of(cluster, b"key"), old_floor(cluster)))
     assert isinstance(answer, Gated)
     assert not answer.is_clear
+
+
+async def test_an_old_copy_of_a_folder_brings_nothing_back() -> None:
+    """Its node remembers the value and not the deletion. It is known to have forgotten, and learns the floor."""
+    cluster = await form_cluster(anti_entropy_interval_s=5.0)
+    await put(cluster, 0, b"key", b"old")
+    copy = deepcopy(cluster.nodes[1].engine.folder)
+    copy.in_use = False
+    await delete(cluster, 0, b"key")
+    await asyncio.sleep(LONG_AFTER_S)
+    assert held(cluster, b"key") == [False] * 3
+    await cluster.end(1)
+    node = await cluster.begin(1, copy)
+    await until(lambda: not node.fitness.bars, 120)
+    assert held(cluster, b"key") == [False] * 3
+    assert len(set(floors(cluster, b"key"))) == 1
+    assert await is_absent(cluster, b"key")
+
+
+async def test_a_paused_member_holds_a_floor_back_though_it_seems_alive() -> None:
+    cluster = await form_cluster()
+    await put(cluster, 0, b"key", b"old")
+    await delete(cluster, 0, b"key")
+    await asyncio.sleep(PURGE_AFTER_S - PASS_S)
+    cluster.network.treat(Fate.SILENT, Gate, Confirm, Purge, target=2)
+    await asyncio.sleep(5 * PASS_S)
+    assert held(cluster, b"key") == [True] * 3
+    if cluster.topology.replica_slots[partition_of(cluster, b"key")][0] != 2:
+        assert "n2 did not answer" in why(cluster, b"key")
+    cluster.network.heal()
+    await asyncio.sleep(3 * PASS_S)
+    assert held(cluster, b"key") == [False] * 3
+
+
+async def test_a_purge_that_one_replica_never_hears_of_reaches_it_by_its_roots() -> None:
+    cluster = await form_cluster(anti_entropy_interval_s=5.0)
+    key = cluster.key_led_by(0)
+    await put(cluster, 0, key, b"old")
+    await delete(cluster, 0, key)
+    cluster.network.treat(Fate.LOST, Purge, target=2)
+    await asyncio.sleep(LONG_AFTER_S)
+    assert held(cluster, key) == [False] * 3
+    assert len(roots(cluster, key)) == 1
+    assert not any(node.replica.gates.are_any for node in cluster.nodes)
+
+
+async def test_deleting_over_and_over_leaves_nothing() -> None:
+    """Tombstones, weak and strong, values between them, and reads that meet replicas in the midst of a purge."""
+    cluster = await form_cluster(anti_entropy_interval_s=5.0)
+    chance, keys = Random(7), [b"key-%d" % number for number in range(40)]
+    for _ in range(300):
+        key, at = chance.choice(keys), chance.randrange(3)
+        level = chance.choice(list(Level))
+        if chance.random() < 0.3:
+            assert isinstance(await cluster.get(at, key, level=level), Found)
+        else:
+            value = chance.choice((None, b"value"))
+            assert isinstance(await cluster.put(at, key, value, level=level), Written)
+        await asyncio.sleep(chance.random() * 4)
+    for key in keys:
+        await delete(cluster, 0, key)
+    for _ in range(60):
+        assert isinstance(await cluster.get(chance.randrange(3), chance.choice(keys)), Found)
+        await asyncio.sleep(10)
+    await until(lambda: not any(any(held(cluster, key)) for key in keys), 600)
+    assert {node.trees.root(partition) for node in cluster.nodes for partition in range(8)} == {0}
