@@ -17,7 +17,7 @@ DEFAULT_ENDPOINTS = ",".join(f"http://127.0.0.1:{port}" for port in (7001, 7002,
 OUTPUTS = ("table", "json")
 LEVELS = ("strong", "weak", "eventual")
 
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -81,7 +81,7 @@ class Duration(click.ParamType[float]):
         """Seconds. Fails as a usage error for anything that is no duration."""
         if isinstance(value, float):
             return value
-        parts = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", str(value))
+        parts = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)", str(value))
         if parts is None:
             self.fail(f"{value!r} is no duration; write 250ms, 2s or 1m", param, ctx)
         return float(parts[1]) * _SECONDS[parts[2]]

@@ -27,10 +27,16 @@ NODE_TIMEOUT_S = 5.0
 def query_of(**choices: str | float | None) -> dict[str, str]:
     """The query of a request: what was chosen, with durations as the nodes read them."""
     return {
-        name: f"{round(choice * 1000)}ms" if isinstance(choice, float) else str(choice)
+        name: _duration(choice) if isinstance(choice, float) else str(choice)
         for name, choice in choices.items()
         if choice is not None
     }
+
+
+def _duration(seconds: float) -> str:
+    """In whole seconds where it can be: nodes read no number of more than nine digits, and a year has more in ms."""
+    ms = round(seconds * 1000)
+    return f"{ms}ms" if ms % 1000 else f"{ms // 1000}s"
 
 
 def patience_s(timeout: float | None) -> float:
@@ -83,6 +89,8 @@ def _ask(choices: Choices, method: str, path: str, *, receipt: bool, timeout_s: 
 
 def _show_receipt(headers: Mapping[str, str]) -> None:
     note("receipt: " + headers.get("KV-Receipt", "none was given"))
+    if "KV-Expires-In" in headers:
+        note(f"expires in: {headers['KV-Expires-In']} s")
 
 
 @click.command("put")
@@ -91,7 +99,7 @@ def _show_receipt(headers: Mapping[str, str]) -> None:
 @option("--if-match", metavar="VERSION", help="Write only over this version; * is any.")
 @option("--create", is_flag=True, help="Write only where there is no value yet.")
 @option("--fence", metavar="LOCK=NUMBER", help="Write only if no higher fence of that lock was seen here.")
-@option("--ttl", type=DURATION, help="The value expires after this time: 30s, 5m.")
+@option("--ttl", type=DURATION, help="The value expires after this time: 30s, 5m, 7d. For ever if not said.")
 @option("--content-type", help="Media type of the value; application/octet-stream if not said.")
 @writing_options
 @click.pass_obj
@@ -217,7 +225,7 @@ def list_command(
 ) -> None:
     """Show the keys that start with PREFIX, in byte order. A listing is no snapshot: each page is read anew."""
     query = query_of(consistency=consistency, r=r, timeout=timeout, values="true" if values else None)
-    columns = ["key", "version", "size", "content_type", *(["value"] if values else [])]
+    columns = ["key", "version", "size", "content_type", "expires_in", *(["value"] if values else [])]
 
     async def work(client: HttpClient) -> None:
         with RowStream("keys", columns, choices.output) as rows:

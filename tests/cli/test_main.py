@@ -119,12 +119,14 @@ def test_every_status_of_the_api_has_its_code() -> None:
     assert exit_code_of(Problem(500, {}, {})) == ExitCode.UNEXPECTED
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("250ms", 0.25), ("2s", 2.0), ("1.5m", 90.0), ("1h", 3600.0)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("250ms", 0.25), ("2s", 2.0), ("1.5m", 90.0), ("1h", 3600.0), ("7d", 604800.0)]
+)
 def test_durations(text: str, seconds: float) -> None:
     assert DURATION.convert(text, None, None) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "2", "s", "-1s", "1 s", "1d", "1e3s", "٣s", "inf"])
+@pytest.mark.parametrize("text", ["", "2", "s", "-1s", "1 s", "1w", "1e3s", "٣s", "inf"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(click.BadParameter):
         DURATION.convert(text, None, None)

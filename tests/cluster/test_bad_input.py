@@ -65,7 +65,8 @@ VERSION = '"0000000000000001"'
         ("GET", "/v1/kv/k?unknown=1", {}, 400, "bad-parameter"),
         ("GET", "/v1/kv/k?w=1", {}, 400, "bad-parameter"),
         ("PUT", "/v1/kv/k?r=1", {}, 400, "bad-parameter"),
-        ("PUT", "/v1/kv/k?ttl=30s", {}, 400, "bad-parameter"),
+        ("PUT", "/v1/kv/k?ttl=30", {}, 400, "bad-parameter"),
+        ("DELETE", "/v1/kv/k?ttl=30s", {}, 400, "bad-parameter"),
         ("PUT", "/v1/kv/k?timeout=0s", {}, 400, "bad-parameter"),
         ("PUT", "/v1/kv/k?timeout=61s", {}, 400, "bad-parameter"),
         ("GET", "/v1/kv?limit=1001", {}, 400, "bad-parameter"),
@@ -184,7 +185,7 @@ def test_one_bad_operation_leaves_the_others_alone(cluster3: ClusterHarness) -> 
     operations = [
         {"op": "put", "key": "batch/a", "value": "1"},
         {"op": "put", "key": "", "value": "1"},
-        {"op": "put", "key": "batch/b", "value": "1", "ttl": "1s"},
+        {"op": "put", "key": "batch/b", "value": "1", "ttl": "1ms"},
         {"op": "get", "key": "batch/a"},
     ]
     answer = ask(cluster3, "POST", "/v1/batch", json.dumps({"operations": operations}), Content_Type="application/json")

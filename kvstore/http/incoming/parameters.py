@@ -23,6 +23,10 @@ from kvstore.http.outgoing.problems import Problem
 TIMEOUT_S = 5.0
 TIMEOUT_S_MAX = 60.0
 """A client that waits longer is better served by trying again: its connection costs a slot all the while."""
+TTL_S_MIN = 0.1
+"""Less than that would often be over before the answer to the write is there."""
+TTL_S_MAX = 315_360_000.0
+"""Ten years; a moment further away is more likely a slip than a wish."""
 LIST_LIMIT = 100
 LIST_LIMIT_MAX = 1_000
 """A page is merged in memory from as many replicas as are asked."""
@@ -30,6 +34,7 @@ REMEMBERED_MAX = 1_024
 """Parsed queries kept per route: a few kinds of requests make up all of the traffic that matters."""
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000}
+_LONG_UNITS_MS = {**_UNITS_MS, "h": 3_600_000, "d": 86_400_000}
 _NAMED_COUNTS = ("one", "quorum", "all")
 
 
@@ -39,6 +44,8 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
     level: Level
     needed: int
     timeout_s: float
+    ttl_ms: int = 0
+    """How long a value that is put lasts; 0 is for ever."""
 
 
 class BatchChoice(msgspec.Struct, frozen=True, gc=False):
@@ -137,7 +144,8 @@ class ParameterSet:
     """The parsers of all routes."""
 
     read: Parameters[Choice]
-    write: Parameters[Choice]
+    put: Parameters[Choice]
+    delete: Parameters[Choice]
     batch: Parameters[BatchChoice]
     listing: Parameters[ListChoice]
     placement: Parameters[PlacementChoice]
@@ -149,7 +157,8 @@ def parameter_set(default_level: Level) -> ParameterSet:
     """The parsers of all routes, for a node whose requests have this level when they name none."""
     return ParameterSet(
         read=Parameters("a read", ("consistency", "r", "timeout"), default_level, _choice("r")),
-        write=Parameters("a write", ("consistency", "w", "timeout"), default_level, _choice("w")),
+        put=Parameters("a put", ("consistency", "w", "timeout", "ttl"), default_level, _choice("w")),
+        delete=Parameters("a delete", ("consistency", "w", "timeout"), default_level, _choice("w")),
         batch=Parameters("a batch", ("consistency", "r", "w", "timeout"), default_level, _batch),
         listing=Parameters(
             "a listing",
@@ -170,7 +179,8 @@ def _own_count(level: Level, n: int) -> int:
 
 def _choice(count: str) -> Build[Choice]:
     def build(values: Mapping[str, Any], level: Level, n: int) -> Choice:
-        return Choice(level, quorum_size(level, n, values.get(count)), values.get("timeout", TIMEOUT_S))
+        needed = quorum_size(level, n, values.get(count))
+        return Choice(level, needed, values.get("timeout", TIMEOUT_S), values.get("ttl", 0))
 
     return build
 
@@ -235,8 +245,6 @@ def _form_decode(text: str) -> bytes:
 
 
 def _why_unknown(name: str, what: str, names: tuple[str, ...]) -> str:
-    if name == "ttl":
-        return "this version can't expire values yet; leave it out, and delete the key when its time has come"
     known = ", ".join(names) if names else "none at all"
     return f"{what} does not take it; known are: {known}"
 
@@ -266,14 +274,37 @@ def _count(name: str) -> Callable[[str], int | str]:
 
 def parse_timeout(text: str) -> float:
     """`250ms`, `2s` or `1m` in seconds. Raises Problem."""
-    digits = text.rstrip("ms")
-    unit_ms = _UNITS_MS.get(text[len(digits) :])
-    if unit_ms is None or not _is_number(digits):
+    duration_ms = _duration_ms(text, _UNITS_MS)
+    if duration_ms is None:
         raise _bad("timeout", f"{text!a:.40} is no duration; write it like 250ms, 2s or 1m")
-    seconds = int(digits) * unit_ms / 1_000
+    seconds = duration_ms / 1_000
     if not 0 < seconds <= TIMEOUT_S_MAX:
         raise _bad("timeout", f"{text!a:.40} is out of range; it is 1ms to {TIMEOUT_S_MAX:g}s")
     return seconds
+
+
+def parse_ttl(text: str) -> int:
+    """`250ms`, `30s`, `5m`, `1h` or `7d` in milliseconds. Raises ValueError, saying why."""
+    ttl_ms = _duration_ms(text, _LONG_UNITS_MS)
+    if ttl_ms is None:
+        raise ValueError(f"{text!a:.40} is no duration; write it like 250ms, 30s, 5m, 1h or 7d")
+    if not TTL_S_MIN * 1_000 <= ttl_ms <= TTL_S_MAX * 1_000:
+        days = int(TTL_S_MAX) // 86_400
+        raise ValueError(f"{text!a:.40} is out of range; it is {TTL_S_MIN * 1_000:g}ms to {days}d, which is ten years")
+    return ttl_ms
+
+
+def _ttl(text: str) -> int:
+    try:
+        return parse_ttl(text)
+    except ValueError as fault:
+        raise _bad("ttl", str(fault)) from None
+
+
+def _duration_ms(text: str, units_ms: Mapping[str, int]) -> int | None:
+    digits = text.rstrip("smhd")
+    unit_ms = units_ms.get(text[len(digits) :])
+    return int(digits) * unit_ms if unit_ms is not None and _is_number(digits) else None
 
 
 def _limit(text: str) -> int:
@@ -327,6 +358,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "r": _word("r", _count("r")),
     "w": _word("w", _count("w")),
     "timeout": _word("timeout", parse_timeout),
+    "ttl": _word("ttl", _ttl),
     "prefix": _text("prefix"),
     "after": _text("after"),
     "limit": _word("limit", _limit),

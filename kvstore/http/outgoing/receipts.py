@@ -1,4 +1,4 @@
-"""KV-Receipt: what an answer says about itself, as an RFC 9651 dictionary.
+"""KV-Receipt: what an answer says about itself, as an RFC 9651 dictionary. And how long a value lasts.
 
     consistency=strong, n=3, needed=2, acks=2, replicas="n1 n3", coordinator="n1", epoch=4
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from cluster.levels import Level
 from kvstore.http.backend import ClusterView
+from storage.record import Record
 
 HINTED = ", hinted=1"
 """The member that tells of a write that this node keeps for replicas that are away, or to be merged back."""
@@ -29,6 +30,13 @@ def receipt_of_refusal(view: ClusterView, level: Level | None, needed: int | Non
     told = "" if level is None else f"consistency={level}, "
     counted = "" if needed is None else f"needed={needed}, "
     return f'{told}n={view.n}, {counted}acks=0, replicas="", coordinator="{view.node_name}", epoch={view.epoch}'
+
+
+def expires_in_s(record: Record, now_ms: int) -> float | None:
+    """How many seconds the value lasts, in whole tenths, rounded down; None is for ever."""
+    if not record.expires_at_ms:
+        return None
+    return max(0, record.expires_at_ms - now_ms) // 100 / 10  # another's clock, which decided, may be behind
 
 
 def age(written_ms: int, now_ms: int) -> str:

@@ -23,7 +23,7 @@ from kvstore.http.outgoing.answer import JSON, Answer
 from kvstore.http.outgoing.outcomes import read_problem, write_problem
 from kvstore.http.outgoing.problems import Extra, Outcome, Problem, document, overloaded
 from kvstore.http.outgoing.receipts import receipt_of_batch, receipt_of_refusal
-from kvstore.http.routes.listing import value_members
+from kvstore.http.routes.listing import expiry_members, value_members
 from kvstore.http.routes.operations import BODY_BYTES_MAX, name_of, parse_batch, parse_operation
 from kvstore.http.routes.service import Service
 from kvstore.logs import escape_key
@@ -144,7 +144,8 @@ class _Run:
             detail = f"The batch's values are larger than {ANSWER_BYTES_MAX:,} bytes together; get this one alone."
             raise Problem("too-large", detail, outcome="none", limit=ANSWER_BYTES_MAX)
         told: Result = {"status": 200, "key": request.key.decode(), "version": version_text(record.origin)}
-        return told | {"acks": outcome.acks, "content_type": record.content_type} | value_members(record.value)
+        told |= {"acks": outcome.acks, "content_type": record.content_type}
+        return told | expiry_members(record, self._service.wall_ms()) | value_members(record.value)
 
     async def _write(self, request: WriteRequest) -> Result:
         outcome = await self._service.backend.write(request)

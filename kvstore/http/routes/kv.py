@@ -14,7 +14,7 @@ from kvstore.http.incoming.parameters import Choice, Parameters
 from kvstore.http.outgoing.answer import JSON, NOSNIFF, Answer, http_date
 from kvstore.http.outgoing.outcomes import read_problem, write_problem
 from kvstore.http.outgoing.problems import Problem
-from kvstore.http.outgoing.receipts import HINTED, age, receipt, receipt_of_refusal
+from kvstore.http.outgoing.receipts import HINTED, age, expires_in_s, receipt, receipt_of_refusal
 from kvstore.http.routes.service import Service
 from storage.ballot import unix_ms_of, version_text
 from storage.record import Record
@@ -44,7 +44,8 @@ class KeyValue:
         self._backend = service.backend
         self._view = service.view
         self._reads = service.parameters.read
-        self._writes = service.parameters.write
+        self._puts = service.parameters.put
+        self._deletes = service.parameters.delete
 
     async def get(self, request: BaseRequest, raw_key: str, query: str) -> Answer:
         """GET and HEAD."""
@@ -63,13 +64,13 @@ class KeyValue:
         """PUT."""
         try:
             key = decode_key(raw_key)
-            choice = self._writes.parse(query, self._view.n)
+            choice = self._puts.parse(query, self._view.n)
             condition = self._write_condition(request, choice)
             refuse_encoding(request.headers)
             content_type = stored_type(request.headers)
             body = await self._service.bodies.read(request, self._service.value_bytes_max)
         except Problem as problem:
-            raise self._refused(problem, self._writes, query) from None
+            raise self._refused(problem, self._puts, query) from None
         try:
             return await self._write(key, body, content_type, choice, condition)
         finally:
@@ -79,11 +80,11 @@ class KeyValue:
         """DELETE."""
         try:
             key = decode_key(raw_key)
-            choice = self._writes.parse(query, self._view.n)
+            choice = self._deletes.parse(query, self._view.n)
             condition = self._write_condition(request, choice)
             body = await self._service.bodies.read(request, 0)
         except Problem as problem:
-            raise self._refused(problem, self._writes, query) from None
+            raise self._refused(problem, self._deletes, query) from None
         self._service.bodies.done(body)
         return await self._write(key, None, "", choice, condition)
 
@@ -92,7 +93,7 @@ class KeyValue:
     ) -> Answer:
         level, needed = choice.level, choice.needed
         outcome = await self._backend.write(
-            WriteRequest(key, value, content_type, level, needed, choice.timeout_s, condition)
+            WriteRequest(key, value, content_type, level, needed, choice.timeout_s, condition, choice.ttl_ms)
         )
         view = self._view
         if not isinstance(outcome, Written):
@@ -121,26 +122,28 @@ class KeyValue:
             if record is None or record.value is None:
                 raise Problem("not-found", "The key has no value.", outcome="none")
             if condition is not None and condition.is_unmodified(version):
-                return Answer(304, f"{_validators(record)}KV-Receipt: {told}\r\n", b"", level)
+                return Answer(304, f"{self._described(record)}KV-Receipt: {told}\r\n", b"", level)
             require_acceptable(request.headers, record.content_type)
         except Problem as problem:
             problem.receipt, problem.level = told, level
             raise
         sandbox = "" if record.content_type == DEFAULT else _SANDBOX
         headers = (
-            f"{_validators(record)}Content-Type: {record.content_type}\r\n{sandbox}{NOSNIFF}KV-Receipt: {told}\r\n"
+            f"{self._described(record)}Content-Type: {record.content_type}\r\n{sandbox}{NOSNIFF}KV-Receipt: {told}\r\n"
         )
         return Answer(200, headers, record.value, level)
+
+    def _described(self, record: Record) -> str:
+        """The header lines that name the version, and say how long it lasts."""
+        etag = f'ETag: "{record.origin:016x}"\r\nLast-Modified: {http_date(unix_ms_of(record.origin) // 1000)}\r\n'
+        left_s = expires_in_s(record, self._service.wall_ms()) if record.expires_at_ms else None
+        return etag if left_s is None else f"{etag}KV-Expires-In: {left_s:.1f}\r\n"
 
     def _refused(self, problem: Problem, parameters: Parameters[Choice], query: str) -> Problem:
         level = parameters.level_of(query)
         problem.level = level or ""
         problem.receipt = receipt_of_refusal(self._view, level, None)
         return problem
-
-
-def _validators(record: Record) -> str:
-    return f'ETag: "{record.origin:016x}"\r\nLast-Modified: {http_date(unix_ms_of(record.origin) // 1000)}\r\n'
 
 
 def _no_match(version: int | None) -> Problem:

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp.web_request import BaseRequest
 
 from kvstore.http.backend import ConvergenceView, RepairReport
-from kvstore.http.incoming.parameters import LIST_LIMIT, LIST_LIMIT_MAX, TIMEOUT_S, TIMEOUT_S_MAX
+from kvstore.http.incoming.parameters import LIST_LIMIT, LIST_LIMIT_MAX, TIMEOUT_S, TIMEOUT_S_MAX, TTL_S_MIN
 from kvstore.http.outgoing.answer import JSON, Answer
 from kvstore.http.outgoing.problems import CODES
 from kvstore.http.routes.operations import BODY_BYTES_MAX, OPERATIONS_MAX
@@ -88,6 +88,14 @@ _TIMEOUT = _query(
     {"type": "string", "pattern": "^[1-9][0-9]*(ms|s|m)$", "default": f"{TIMEOUT_S:g}s"},
     f"How long to try: 250ms, 2s, 1m; {TIMEOUT_S_MAX:g}s at most",
 )
+_TTL: Node = {
+    "type": "string",
+    "pattern": "^[1-9][0-9]*(ms|s|m|h|d)$",
+    "description": f"The value expires after this time: 30s, 5m, 1h, 7d; {TTL_S_MIN * 1000:g}ms to ten years",
+}
+_EXPIRES_IN: Node = {
+    "KV-Expires-In": {"schema": {"type": "number"}, "description": "Seconds until the value expires, where it does"}
+}
 _RECEIPT: Node = {
     "schema": _TEXT,
     "description": "What the answer says about itself (an RFC 9651 dictionary): consistency, n, needed, acks, "
@@ -104,7 +112,7 @@ _FENCE = _header("KV-Fence", "<lock>=<fence>; refused as bad-fence for now, sinc
 
 def _key_path(value_bytes_max: int) -> Node:
     bytes_body = {"*/*": {"schema": {"type": "string", "format": "binary", "maxLength": value_bytes_max}}}
-    found = {"description": "The value", "content": bytes_body, "headers": _ETAG | _RECEIPT_HEADER}
+    found = {"description": "The value", "content": bytes_body, "headers": _ETAG | _EXPIRES_IN | _RECEIPT_HEADER}
     written = _json("WriteReceipt", _RECEIPT_HEADER)
     key = {"name": "key", "in": "path", "required": True, "schema": _TEXT}
     key["description"] = "Percent-encoded UTF-8, 1 to 1,024 bytes; it may hold '/', as the rest of the path"
@@ -120,7 +128,15 @@ def _key_path(value_bytes_max: int) -> Node:
         "head": reading | {"summary": "Read a value's headers"},
         "put": {
             "summary": "Write a value",
-            "parameters": [_LEVEL, _W, _TIMEOUT, _IF_MATCH, _CREATE, _FENCE],
+            "parameters": [
+                _LEVEL,
+                _W,
+                _TIMEOUT,
+                _query("ttl", _TTL, "For ever when absent"),
+                _IF_MATCH,
+                _CREATE,
+                _FENCE,
+            ],
             "requestBody": {"required": True, "content": bytes_body},
             "responses": _responses({"200": written}),
         },
@@ -221,9 +237,10 @@ def _list(items: Node) -> Node:
 
 def _schemas() -> Node:
     item = _object(("key", "version", "size", "content_type"), key=_TEXT, version=_VERSION, size=_NUMBER,
-                   content_type=_TEXT, value=_TEXT, value_base64=_TEXT)  # fmt: skip
+                   content_type=_TEXT, value=_TEXT, value_base64=_TEXT, expires_in={"type": "number"})  # fmt: skip
     operation = _object(("op", "key"), op={"enum": ["get", "put", "delete"]}, key=_TEXT, value=_TEXT,
-                        value_base64=_TEXT, if_match=_TEXT, create={"type": "boolean"}, content_type=_TEXT)  # fmt: skip
+                        value_base64=_TEXT, if_match=_TEXT, create={"type": "boolean"}, content_type=_TEXT,
+                        ttl=_TTL)  # fmt: skip
     replica = _object(("name", "zone", "state"), name=_TEXT, zone=_TEXT, state=_TEXT,
                       version={"type": ["string", "null"]})  # fmt: skip
     return {

@@ -11,7 +11,7 @@ from cluster.requests import ALWAYS, Condition, ReadRequest, WriteRequest
 from kvstore.http.incoming.conditions import IF_ABSENT, bad_fence, checked_level, parse_if_match
 from kvstore.http.incoming.key_path import checked_key
 from kvstore.http.incoming.media import DEFAULT, checked_type
-from kvstore.http.incoming.parameters import BatchChoice
+from kvstore.http.incoming.parameters import BatchChoice, parse_ttl
 from kvstore.http.incoming.strict_json import decode_json, refuse_ambiguity
 from kvstore.http.outgoing.problems import Problem
 
@@ -37,11 +37,11 @@ class Operation(Struct, forbid_unknown_fields=True):
     """A version, with or without the double quotes of an ETag, or `*`."""
     create: bool | UnsetType = UNSET
     content_type: str | UnsetType = UNSET
-    ttl: Raw | UnsetType = UNSET
+    ttl: str | UnsetType = UNSET
     fence: Raw | UnsetType = UNSET
 
 
-_FOR_PUT_ONLY = ("value", "value_base64", "create", "content_type")
+_FOR_PUT_ONLY = ("value", "value_base64", "create", "content_type", "ttl")
 
 
 class Named(Struct):
@@ -72,8 +72,6 @@ def name_of(raw: Raw) -> Named:
 def parse_operation(raw: Raw, choice: BatchChoice, value_bytes_max: int) -> ReadRequest | WriteRequest:
     """The request that the operation stands for. Raises Problem."""
     operation = decode_json(raw, Operation)
-    if operation.ttl is not UNSET:
-        raise _bad("ttl", "this version can't expire values yet; leave it out")
     if operation.fence is not UNSET:
         raise bad_fence()
     key = _key(operation.key)
@@ -87,7 +85,8 @@ def parse_operation(raw: Raw, choice: BatchChoice, value_bytes_max: int) -> Read
         value = _value(operation, value_bytes_max)
         content_type = DEFAULT if operation.content_type is UNSET else checked_type(operation.content_type)
     condition = checked_level(_condition(operation), choice.level)
-    return WriteRequest(key, value, content_type, choice.level, choice.writes_needed, choice.timeout_s, condition)
+    level, needed, timeout_s, ttl_ms = choice.level, choice.writes_needed, choice.timeout_s, _ttl_ms(operation)
+    return WriteRequest(key, value, content_type, level, needed, timeout_s, condition, ttl_ms)
 
 
 def _key(text: str) -> bytes:
@@ -121,6 +120,15 @@ def _condition(operation: Operation) -> Condition:
         return parse_if_match(text if text == "*" or text.startswith(('"', "W/")) else f'"{text}"')
     except ValueError as fault:
         raise _bad("if_match", str(fault)) from None
+
+
+def _ttl_ms(operation: Operation) -> int:
+    if operation.ttl is UNSET:
+        return 0
+    try:
+        return parse_ttl(operation.ttl)
+    except ValueError as fault:
+        raise _bad("ttl", str(fault)) from None
 
 
 def _refuse_fields(operation: Operation, names: tuple[str, ...]) -> None:

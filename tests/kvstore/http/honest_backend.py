@@ -62,7 +62,8 @@ class HonestBackend:
             return Conflict(version, len(names), names)
         ballot = ballot_of(WRITTEN_MS, self._count // 1000, self._count % 1000)
         self._count += 1
-        self.records[request.key] = Record(ballot, ballot, False, request.value, request.content_type)
+        expires_at_ms = request.expires_at_ms(NOW_MS)
+        self.records[request.key] = Record(ballot, ballot, False, request.value, request.content_type, expires_at_ms)
         return Written(ballot, len(names), names)
 
     async def list(self, request: ListRequest) -> ListOutcome:

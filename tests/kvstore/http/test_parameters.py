@@ -90,9 +90,46 @@ def test_what_a_read_refuses(query: str, parameter: str) -> None:
 
 def test_the_refusal_says_what_is_known() -> None:
     with pytest.raises(Problem, match="consistency, w, timeout"):
-        KNOWN.write.parse("r=2", 3)
-    with pytest.raises(Problem, match="expire"):
-        KNOWN.write.parse("ttl=2s", 3)
+        KNOWN.put.parse("r=2", 3)
+    with pytest.raises(Problem, match="a delete does not take it; known are: consistency, w, timeout"):
+        KNOWN.delete.parse("ttl=2s", 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "ttl_ms"),
+    [
+        ("100ms", 100),
+        ("30s", 30_000),
+        ("3%30s", 30_000),
+        ("5m", 300_000),
+        ("1h", 3_600_000),
+        ("1d", 86_400_000),
+        ("3650d", 315_360_000_000),
+        ("315360000s", 315_360_000_000),
+    ],
+)
+def test_times_to_live(text: str, ttl_ms: int) -> None:
+    assert KNOWN.put.parse(f"w=3&ttl={text}&timeout=1s", 3) == Choice(Level.STRONG, 3, 1.0, ttl_ms)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "30", "s", "0s", "1.5s", "-1s", "+30s", "030s", "30S", "30 s", "1w", "1ss", "99ms", "3651d", "315360001s",
+     "9999999999s", "\u0663s", "nans", "never"],
+)  # fmt: skip
+def test_what_is_no_time_to_live(text: str) -> None:
+    with pytest.raises(Problem) as caught:
+        KNOWN.put.parse(f"ttl={text}", 3)
+    assert (caught.value.code, caught.value.extra["parameter"]) == ("bad-parameter", "ttl")
+
+
+def test_a_refused_time_to_live_says_the_limits() -> None:
+    with pytest.raises(Problem, match="100ms to 3650d"):
+        KNOWN.put.parse("ttl=1ms", 3)
+
+
+def test_a_value_that_does_not_expire_has_no_time_to_live() -> None:
+    assert KNOWN.put.parse("", 3).ttl_ms == 0
 
 
 @pytest.mark.parametrize("n", range(1, 6))
@@ -100,10 +137,10 @@ def test_the_refusal_says_what_is_known() -> None:
 def test_counts_are_within_what_the_level_honours(n: int, count: int) -> None:
     query = f"w={count}"
     if n // 2 + 1 <= count <= n:
-        assert KNOWN.write.parse(query, n).needed == count
+        assert KNOWN.put.parse(query, n).needed == count
         return
     with pytest.raises(Problem) as caught:
-        KNOWN.write.parse(query, n)
+        KNOWN.put.parse(query, n)
     assert caught.value.code == ("quorum-too-large" if count > n else "quorum-too-small")
     assert caught.value.extra["needed"] == n // 2 + 1
 
@@ -132,7 +169,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(st.text(st.characters(exclude_characters="#"), max_size=30))
 def test_nothing_but_a_problem_comes_out(query: str) -> None:
-    for parser in (KNOWN.read, KNOWN.write, KNOWN.batch, KNOWN.listing, KNOWN.placement, KNOWN.none):
+    for parser in (KNOWN.read, KNOWN.put, KNOWN.delete, KNOWN.batch, KNOWN.listing, KNOWN.placement, KNOWN.none):
         with suppress(Problem):
             parser.parse(query, 3)  # type: ignore[attr-defined]
         parser.level_of(query)  # type: ignore[attr-defined]
