@@ -17,7 +17,7 @@ from storage import engine, schema
 from storage.engine import Damaged, HintPage, RowPage, ScanEntry, ScanPage, StorageError
 from storage.keyspace import hash_of
 from storage.record import Hint, Record, ReplicaState
-from storage.rows import SIZE, Row, hint_of, listed_row, shown, state_of
+from storage.rows import SIZE, Row, hint_of, listed_row, shown, state_of, text_of
 from storage.scrub import is_damage
 from storage.writer import refuse_unless_taken
 
@@ -188,6 +188,7 @@ async def _connect(database: Path, cache_bytes: int) -> aiosqlite.Connection:
     connecting = aiosqlite.connect(_read_only(database), uri=True, isolation_level=None)
     connecting._thread.daemon = True  # no public way: a process that ends without closing must not wait for a reader
     connection = await connecting
+    connection.text_factory = text_of
     try:
         for name, value, why in (*schema.READER_SETTINGS, schema.cache_setting(cache_bytes)):
             await connection.execute_fetchall(f"PRAGMA {name} = {value}")

@@ -33,6 +33,12 @@ _HINT_ITSELF = 4
 """Columns of a hint in front of those of its record."""
 
 
+def text_of(content: bytes) -> str:
+    """How SQLite's text becomes Python's, on every connection: where a bit made a blob a text, whatever is in it must
+    not fail the whole query with an error that looks like none of the disk's."""
+    return content.decode("utf-8", "replace")
+
+
 def record_row(key: bytes, state: ReplicaState) -> Row:
     """The row of `records` for this state, in the order of its columns."""
     record = state.record

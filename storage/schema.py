@@ -246,8 +246,6 @@ LOOK_AT_RECORD = f"{_LOOK} {_LOOKED_AT} = ?"
 LOOK_AT_RECORD_ALONE = f"SELECT rowid, NULL, place, 0, 0, {_HEADER}, value {_LOOKED_AT} = ?"
 NUMBERS_IN_TABLE = f"SELECT rowid, NULL {_LOOKED_AT} > ? ORDER BY rowid LIMIT ?"
 NUMBERS_IN_KEY_INDEX = f"SELECT rowid, key FROM records INDEXED BY {_KEY_INDEX} WHERE rowid > ? ORDER BY rowid LIMIT ?"
-COUNT_BOTH_WAYS = f"""SELECT (SELECT count(*) FROM records NOT INDEXED),
-    (SELECT count(*) FROM records INDEXED BY {_KEY_INDEX})"""
 KEYS_AND_THEIR_ROWS = f"""SELECT looked_at.key, (SELECT 1 FROM records AS found NOT INDEXED
     WHERE found.rowid = looked_at.rowid)
     FROM records AS looked_at INDEXED BY {_KEY_INDEX} WHERE looked_at.key > ? ORDER BY looked_at.key LIMIT ?"""

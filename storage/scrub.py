@@ -143,9 +143,9 @@ async def _look_at_one(fetch: Fetch, number: int, key: bytes | None) -> Rot | No
             continue
         if not rows and key is None:
             return None  # deleted meanwhile
-        if not rows:
+        look = _Look.of(rows[0]) if rows else None
+        if look is None or (key not in (None, look.row[0]) and damage_of((key, *look.row[1 : SIZE + 1])) is not None):
             return Rot(-1, key, f"the record of key {shown(key)} is not where its index leads; {_UNREADABLE}")
-        look = _Look.of(rows[0])
         return await _rot_of(fetch, look, look.damage) if look.damage is not None else None
     known = key if key is not None else await _key_in_index(fetch, number)
     return Rot(-1, known, f"the record of key {shown(known)}, row {number}, can't be read ({error}); {_UNREADABLE}")
@@ -171,21 +171,20 @@ async def _key_in_index(fetch: Fetch, number: int) -> bytes | None:
 
 
 async def _look_for_lost_rows(fetch: Fetch) -> list[Rot]:
-    """Rows that an index leads to and that are not there. Goes through the index only if there must be one."""
+    """The other way round: rows that the index of keys leads to, and that are not where they should be."""
     rotten: list[Rot] = []
     after = b""
-    try:
-        ((in_table, in_index),) = await fetch(schema.COUNT_BOTH_WAYS, ())
-        while in_table != in_index:
+    while True:
+        try:
             rows = await fetch(schema.KEYS_AND_THEIR_ROWS, (after, KEYS_PER_STEP))
-            lost = f"its index leads to where there is none; {_UNREADABLE}"
-            rotten += [Rot(-1, key, f"the record of key {shown(key)} is lost: {lost}") for key, row in rows if not row]
-            if len(rows) < KEYS_PER_STEP or not rows[-1][0] > after:
-                break
-            after = rows[-1][0]
-    except sqlite3.DatabaseError as error:
-        _refuse_unless_damage(error)  # a page can't be read: the sweep has met it on its way
-    return rotten
+        except sqlite3.DatabaseError as error:
+            _refuse_unless_damage(error)
+            return rotten  # a page can't be read: the sweep has met it on its way
+        lost = f"its index leads to where there is none; {_UNREADABLE}"
+        rotten += [Rot(-1, key, f"the record of key {shown(key)} is lost: {lost}") for key, row in rows if row is None]
+        if len(rows) < KEYS_PER_STEP or not isinstance(rows[-1][0], bytes) or rows[-1][0] <= after:
+            return rotten
+        after = rows[-1][0]
 
 
 async def _look_at_others(fetch: Fetch) -> ScrubPage:

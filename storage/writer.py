@@ -22,7 +22,7 @@ from storage.folder import DataFolder
 from storage.integrity import fact_checksum, folder_checksum
 from storage.keyspace import hash_of
 from storage.leaf_sums import LeafSums
-from storage.rows import hint_row, kept_row, record_row
+from storage.rows import hint_row, kept_row, record_row, text_of
 from storage.scrub import mend
 from storage.statements import Statement, in_sizes, many
 
@@ -71,6 +71,7 @@ class Writer:
             self._folder.ensure_database_file()
             cut_short = self._folder.find_cut_log()
             self._connection = sqlite3.connect(self._folder.database, isolation_level=None)
+            self._connection.text_factory = text_of
             self._recognise(self._connection)
             is_new = _number(self._connection, "user_version") == 0
             if is_new:

@@ -227,6 +227,19 @@ async def test_a_number_of_a_row(database: Path) -> None:
     await expect_mended(engine, database, rotten, GONE)
 
 
+async def test_a_value_that_a_bit_made_a_text(tmp_path: Path) -> None:
+    """Python would refuse the whole answer for its bytes, with an error that is not of the disk's kind."""
+    database = await written(tmp_path, Batch({**STATES, KEY: ReplicaState(5, Record(5, 5, False, b"\xff\xfe" * 40))}))
+    change(database, "UPDATE records SET value = CAST(value AS TEXT) WHERE key = ?", KEY)
+    engine = await opened(tmp_path)
+    loaded = await engine.load(list(STATES))
+    assert isinstance(loaded[KEY], Damaged)
+    assert {**loaded, KEY: STATES[KEY]} == STATES
+    rotten = await scrubbed(engine)
+    assert [(rot.row, rot.key) for rot in rotten] == [(VICTIM + 1, KEY)]
+    await expect_mended(engine, database, rotten, GONE)
+
+
 async def test_a_key_that_rotted_in_the_index_is_found_again_with_its_record(database: Path) -> None:
     flip(database, KEY, INDEX_LEAF)
     engine = await opened(database.parent)
@@ -497,7 +510,7 @@ async def test_an_error_that_is_no_damage_is_not_taken_for_damage(
         await engine.scrub(0, 10)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 async def test_any_bit_of_the_rows_or_their_indexes_is_found_or_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
