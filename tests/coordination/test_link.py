@@ -69,6 +69,10 @@ class Ends:
         self.downs: list[int] = []
         self.refused: dict[str, str] = {}
         """Reasons to refuse a peer, by its name."""
+        self.mark = (7, 100)
+        """Boot and commit sequence of `a`."""
+        self.heard: list[object] = []
+        """The marks of the frames of replies that came, and between them what the test adds."""
         self.listener = Listener(
             lambda: _identity("a"),
             SECRET,
@@ -78,6 +82,7 @@ class Ends:
             on_hello=lambda _: None,
             on_request=lambda request, _, respond, token: self.requests.append((request, respond, token)),
             why_refuse=self.refused.get,
+            mark=lambda: self.mark,
         )
         self._servers: list[asyncio.Server] = []
 
@@ -97,6 +102,7 @@ class Ends:
             on_heard=lambda _: None,
             on_up=lambda _, __: None,
             on_down=self.downs.append,
+            on_replies=lambda *told: self.heard.append(told),
         )
         self.dialling = self.tasks.spawn(dialler.run(), "dial a")
         return dialler
@@ -375,3 +381,17 @@ async def test_a_host_name_that_cannot_be_one_does_not_end_the_dialling(ends: En
 def test_the_limits_of_a_frame_leave_room_for_a_batch_and_its_last_message() -> None:
     """A batch is cut after the message that made it too long."""
     assert frames.FRAME_BYTES_SOFT + (16 << 20) + (1 << 20) < frames.FRAME_BYTES_MAX
+
+
+async def test_each_frame_of_replies_says_how_far_its_sender_had_committed_before_they_count(ends: Ends) -> None:
+    """An acknowledgement that is counted is one that the peer is known to have committed."""
+    dialler = await ends.connect()
+    for sequence in (100, 101):
+        dialler.send(READ, lambda _, answer: ends.heard.append(type(answer)))
+        await until(lambda: bool(ends.requests))
+        _, respond, token = ends.requests.pop()
+        ends.mark = (7, sequence)
+        respond(token, Held(None, False))
+        await until(lambda: ends.heard[-1:] == [Held])
+        assert ends.heard == [(0, 7, sequence), Held]
+        ends.heard.clear()
