@@ -13,6 +13,7 @@ import pytest
 
 from cluster.levels import Level
 from cluster.membership.fitness import Bar
+from cluster.protocol.changes import RENEW, Merge
 from cluster.protocol.messages import Accept, Forward, Prepare, Read, Reply, Request, Unfit
 from cluster.protocol.repair_messages import (
     CompareEntries,
@@ -260,6 +261,21 @@ async def test_a_promise_whose_proposer_died_is_cleared(weak: bool, stuck: int) 
     assert all(one is not None and one.ballot > highest for one in held(cluster, b"key")), "by a round, not past it"
 
 
+async def test_a_weak_record_behind_a_promise_is_merged_before_the_key_is_settled() -> None:
+    """Settling alone might settle on the older record of the two others, and push the weak one out."""
+    cluster = await form()
+    key = cluster.key_led_by(1)
+    await cluster.put(1, key, b"old", needed=3)
+    record = new_record(cluster, weak=True)
+    await plant(cluster, key, record, [0])
+    for slot in (1, 2):
+        await cluster.ask(slot, Prepare(key, new_record(cluster).ballot))
+    said = watch(cluster)
+    await until(partial(all_hold, cluster, {key: record}), 20)
+    changes = [request.change for source, _, request in said if isinstance(request, Forward) and source == 0]
+    assert changes[:2] == [Merge(record), RENEW]
+
+
 async def test_five_nodes_of_which_three_hold_each_key() -> None:
     cluster = await form(5)
     records: dict[bytes, Record] = {}
@@ -283,6 +299,28 @@ async def test_more_differences_than_fit_a_reply_or_a_batch(monkeypatch: pytest.
     await until(partial(all_hold, cluster, records), 300)
     rounds = [source for source, target, request in said if isinstance(request, CompareRoots) and source != target]
     assert len(rounds) > len(MANY_KEYS) / 100, "in batches"
+
+
+async def test_one_batch_follows_another_without_waiting_for_the_next_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finding, "KEYS_PER_BATCH", 10)
+    cluster = await form_cluster(anti_entropy_interval_s=30.0)
+    records = {}
+    for key in MANY_KEYS[:100]:
+        records[key] = new_record(cluster)
+        await plant(cluster, key, records[key], [0, 2])
+    await until(partial(all_hold, cluster, records), 1.25 * 30 + 20)
+
+
+async def test_what_a_batch_left_out_counts_as_differing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finding, "KEYS_PER_BATCH", 1)
+    cluster = await form()
+    for key in MANY_KEYS[:100]:
+        await plant(cluster, key, new_record(cluster), [2])
+    said = watch(cluster)
+    await until(lambda: len([one for one in said if one[:2] == (0, 2) and isinstance(one[2], CompareRoots)]) == 2, 20)
+    told = [request.differed for source, _, request in said if isinstance(request, CompareRoots) and source == 0]
+    assert max(len(differed or []) for differed in told) >= 6
+    await until(lambda: are_equal(cluster), 300)
 
 
 # -- trouble on the way --------------------------------------------------------------------------------------------
@@ -639,6 +677,23 @@ async def test_a_repair_by_hand_and_the_loop_don_t_do_the_same_twice() -> None:
     await answer_of(cluster.nodes[0], RepairPartition(3, 60_000))
     sent = Counter(request.key for source, _, request in said if isinstance(request, Accept) and source == 0)
     assert sent == Counter(keys)
+
+
+async def test_with_one_peer_there_is_one_comparison_at_a_time() -> None:
+    """The one by hand waits for an answer here, and the loop for the one by hand."""
+    cluster = await form()
+    await plant(cluster, b"key", new_record(cluster), [0, 1])
+    partition = cluster.nodes[0].trees.partition_of(b"key")
+    cluster.network.treat(Fate.SILENT, CompareLeaves)
+    repair = asyncio.create_task(answer_of(cluster.nodes[0], RepairPartition(partition, 8_000)))
+    await asyncio.sleep(0.1)
+    said = watch(cluster)
+    await asyncio.sleep(5 * INTERVAL_S)
+    assert kinds((one for one in said if one[:2] == (0, 2)), CompareRoots) == {}
+    assert kinds((one for one in said if one[:2] == (1, 2)), CompareRoots) != {}, "others are not held up"
+    cluster.network.heal()
+    assert isinstance(await repair, PartitionRepaired)
+    await until(lambda: are_equal(cluster), 20)
 
 
 # -- the answering side --------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from cluster.levels import Level
 from cluster.repair import hash_trees
-from cluster.repair.hash_trees import LEAVES, HashTrees
+from cluster.repair.hash_trees import LEAVES, HashTrees, pack, unpack
 from storage import Batch, MemoryEngine, Record, ReplicaState, hash_of
 from storage.ballot import NONE
+from storage.keyspace import HASH_BITS
 from tests.coordination.three_nodes import Cluster, form_cluster
 
 PARTITIONS = 4
@@ -48,6 +49,51 @@ def test_other_ballots_and_other_keys_have_other_sums() -> None:
             trees.replace(key, NONE, ballot)
         seen.add(trees.root(0))
     assert len(seen) == 6
+
+
+def test_two_keys_of_a_leaf_that_swap_their_ballots_don_t_hide_each_other() -> None:
+    """A sum forgets the order; what is summed must not."""
+    trees = HashTrees(1, {})
+    first = b"0"
+    second = next(key for number in range(1, 10_000) if trees.leaf_of(key := b"%d" % number) == trees.leaf_of(first))
+    one, other = HashTrees(1, {}), HashTrees(1, {})
+    for tree, ballots in ((one, (3, 4)), (other, (4, 3))):
+        tree.replace(first, NONE, ballots[0])
+        tree.replace(second, NONE, ballots[1])
+    assert one.root(0) != other.root(0)
+
+
+@pytest.mark.parametrize("partitions", [1, 7, 64])
+def test_leaves_and_partitions_cut_the_key_space_without_a_gap(partitions: int) -> None:
+    trees, behind = HashTrees(partitions, {}), 0
+    for partition in range(partitions):
+        assert trees.places_of(partition)[0] == behind
+        for leaf in trees.leaves_of(partition):
+            assert trees.places(leaf)[0] == behind
+            behind = trees.places(leaf)[1]
+        assert trees.places_of(partition)[1] == behind
+    assert behind == 1 << HASH_BITS
+
+
+def test_a_leaf_that_is_put_right_puts_its_partition_right() -> None:
+    trees, right = HashTrees(PARTITIONS, {}), HashTrees(PARTITIONS, {})
+    for number in range(1, 200):
+        for tree in (trees, right):
+            tree.replace(b"%d" % number, NONE, number)
+    leaf = trees.leaf_of(b"7")
+    trees.set_sum(leaf, 12345)
+    assert sums(trees) != sums(right)
+    total = right.sum_of(leaf)
+    assert trees.set_sum(leaf, total + (1 << 64)) == (leaf, total)
+    assert sums(trees) == sums(right)
+
+
+def test_numbers_packed_are_numbers_unpacked() -> None:
+    numbers = [0, 1, (1 << 64) - 1, 1 << 63]
+    assert unpack(pack(numbers)) == numbers
+    assert len(pack(numbers)) == 8 * len(numbers)
+    with pytest.raises(ValueError, match="8 bytes"):
+        unpack(b"1234567")
 
 
 async def test_rebuilding_goes_through_all_rows_and_forgets_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,6 +121,4 @@ class Finding:
             some, is_some = await self._compare_run(asking, first, half)
             rest, is_rest = await self._compare_run(asking, first + half, count - half)
             return some + rest, is_some and is_rest
-        leaf_of = self._parts.trees.leaf_of
-        theirs = [row for row in answer.rows if first <= leaf_of(row.key) < first + count]
-        return differences(own, unpack(answer.missing), theirs), is_all
+        return differences(own, unpack(answer.missing), answer.rows), is_all
