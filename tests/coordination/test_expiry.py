@@ -48,8 +48,10 @@ async def written(cluster: Cluster, at: int, key: bytes, value: bytes, **choices
     return outcome.version
 
 
-async def value_at(cluster: Cluster, at: int, key: bytes, level: Level = Level.STRONG) -> bytes | None:
-    outcome = await cluster.get(at, key, level=level)
+async def value_at(
+    cluster: Cluster, at: int, key: bytes, level: Level = Level.STRONG, needed: int | None = None
+) -> bytes | None:
+    outcome = await cluster.get(at, key, level=level, needed=needed)
     assert isinstance(outcome, Found), outcome
     return outcome.record.value if outcome.record is not None else None
 
@@ -120,11 +122,8 @@ async def test_weak_reads_go_by_their_own_clock(apart: Cluster) -> None:
 
     for level in LEVELS:
         assert [await value_at(apart, at, key, level) for at in NODES] == [b"value", None, None]
+        assert [await value_at(apart, at, key, level, needed=3) for at in NODES] == [b"value", None, None]
         assert [await keys_at(apart, at, level) for at in NODES] == [[key], [], []]
-    found = await apart.get(BEHIND, key, level=Level.WEAK, needed=3)
-    assert isinstance(found, Found)
-    assert found.record is not None
-    assert found.record.value == b"value"
 
 
 @pytest.mark.parametrize("at", NODES)
@@ -153,6 +152,16 @@ async def test_a_create_over_an_expired_value_needs_nobody_to_have_looked(apart:
 
     await written(apart, at, key, b"new", condition=CREATE)
     assert [await value_at(apart, slot, key) for slot in NODES] == [b"new"] * 3
+
+
+@pytest.mark.parametrize(("asked", "led_by"), [(BEHIND, AHEAD), (AHEAD, BEHIND)])
+async def test_the_clock_that_is_ahead_decides(apart: Cluster, asked: int, led_by: int) -> None:
+    """Whether it is that of the node that was asked, or of the primary."""
+    key = apart.key_led_by(led_by)
+    await written(apart, RIGHT, key, b"old", ttl_ms=TTL_MS)
+    await sleep_until(apart, AHEAD, moment_of(apart, key))
+
+    await written(apart, asked, key, b"new", condition=CREATE)
 
 
 @pytest.mark.parametrize("condition", [ConditionKind.IF_VERSION, ConditionKind.IF_EXISTS])
