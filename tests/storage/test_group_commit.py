@@ -16,6 +16,7 @@ from storage import (
     MemoryEngine,
     Record,
     ReplicaState,
+    StorageError,
     group_commit,
 )
 
@@ -377,3 +378,89 @@ async def test_the_ticket_stands_for_all_that_was_put_so_far(disk: Disk, commits
     disk.let_go()
     await commits.wait(commits.ticket)
     assert commits.ticket == commits.committed == 2
+
+
+# -- what an engine can't do beside a transaction ----------------------------------------------------------------
+
+
+async def test_work_that_must_be_alone_waits_for_the_transaction_and_the_next_one_for_it(
+    disk: Disk, commits: GroupCommit
+) -> None:
+    disk.hold()
+    first = commits.put(b"a", state(1))
+    await turns()
+    order: list[object] = []
+    may_end = asyncio.Event()
+
+    async def work() -> str:
+        order.append(commits.committed)
+        await may_end.wait()
+        return "done"
+
+    working = asyncio.create_task(commits.alone(work))
+    await turns()
+    assert order == []
+    disk.let_go()
+    await turns()
+    second = commits.put(b"b", state(2))
+    await turns()
+    assert order == [first]
+    assert len(disk.batches) == 1
+    may_end.set()
+    assert await working == "done"
+    await commits.wait(second)
+
+
+async def test_an_idle_writer_does_it_at_once_and_gives_what_it_raises(commits: GroupCommit) -> None:
+    async def work() -> None:
+        raise DiskFull("no room")
+
+    with pytest.raises(DiskFull):
+        await commits.alone(work)
+    await commits.wait(commits.put(b"a", state(1)))
+
+
+async def test_work_whose_caller_has_gone_is_not_done(disk: Disk, commits: GroupCommit) -> None:
+    disk.hold()
+    ticket = commits.put(b"a", state(1))
+    await turns()
+    done: list[int] = []
+
+    async def work() -> None:
+        done.append(1)
+
+    working = asyncio.create_task(commits.alone(work))
+    await turns()
+    working.cancel()
+    disk.let_go()
+    await commits.wait(ticket)
+    await turns()
+    assert done == []
+
+
+async def test_a_commit_that_fails_in_such_work_ends_the_writer(
+    commits: GroupCommit, failures: list[BaseException]
+) -> None:
+    async def work() -> None:
+        raise CommitFailed("the disk is gone")
+
+    with pytest.raises(CommitFailed):
+        await commits.alone(work)
+    assert len(failures) == 1
+    with pytest.raises(StorageError):
+        await commits.alone(work)
+
+
+async def test_what_waits_when_the_writer_ends_is_told(disk: Disk, commits: GroupCommit) -> None:
+    await commits.stop()
+
+    async def work() -> None:
+        raise AssertionError("nothing is to be done any more")
+
+    with pytest.raises(StorageError):
+        await commits.alone(work)
+
+
+async def test_a_leaf_that_was_mended_is_written_though_no_row_is(disk: Disk, commits: GroupCommit) -> None:
+    await commits.wait(commits.mend_leaf(3, 17))
+    assert disk.engine.folder.leaves == {3: 17}
