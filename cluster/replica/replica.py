@@ -141,15 +141,9 @@ class Replica:
         self._cache.put(key, decision.state, ticket)
         self._cache.shrink(self._commits.committed)
         if decision.displaced is not None:
-            self._note_kept_aside(key, decision.displaced)
             ticket = self._commits.keep(key, decision.displaced)
             self._commits.when(ticket, partial(self._on_kept_aside, key, decision.displaced))
         return ticket
-
-    def _note_kept_aside(self, key: bytes, record: Record) -> None:
-        if self.gates.are_any:
-            what = "a write as old as the floor is being kept aside"
-            self.gates.note(self._trees.partition_of(key), record.origin, what)
 
     def _reply(self, ticket: int, respond: Respond, token: int, reply: Reply) -> None:
         if ticket <= self._commits.committed:
@@ -369,7 +363,6 @@ class Replica:
 
     def keep_aside(self, key: bytes, record: Record, kept: Callable[[], None]) -> None:
         """Keeps a weak write on disk that could not be brought in; calls back when it is there."""
-        self._note_kept_aside(key, record)
         ticket = self._commits.keep(key, record)
         self._commits.when(ticket, partial(self._on_kept_aside, key, record))
         self._commits.when(ticket, kept)

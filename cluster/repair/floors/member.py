@@ -41,7 +41,7 @@ class FloorMember:
         elif isinstance(request, Gate):
             self._gate(request, respond, token)
         elif isinstance(request, Confirm):
-            commits = self._parts.commits
+            commits = self._parts.commits  # what is being kept aside is noted once it is on disk
             commits.when(commits.ticket, lambda: respond(token, self._confirm(request)))
         elif not self._may_purge(request.partition, request.floor):
             respond(token, Unfit("it can't say any more that it holds what it was compared with"))
