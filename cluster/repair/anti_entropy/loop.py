@@ -107,19 +107,20 @@ class AntiEntropy:
                 found = await self._finding.find(asking, self.ledger.shared_with(slot))
                 if found is None:
                     return False
+                left: set[bytes] = set()
                 if found.differences:
                     await asyncio.sleep(SECOND_LOOK_S)
-                    await self._mending.mend(asking, found.differences)
-                self._note(slot, found, tally)
+                    left = await self._mending.mend(asking, found.differences)
+                self._note(slot, found, tally, left)
             finally:
                 self.ledger.totals.add(tally)
-        self._idle_turns[slot] = 0 if tally.moved or not tally.differed else self._idle_turns.get(slot, 0) + 1
+        self._idle_turns[slot] = 0 if tally.moved or not left else self._idle_turns.get(slot, 0) + 1
         self._skip[slot] = min(1 << self._idle_turns[slot], IDLE_TURNS_MAX + 1) - 1
         return tally.moved > 0
 
-    def _note(self, slot: int, found: Found, tally: Tally) -> None:
+    def _note(self, slot: int, found: Found, tally: Tally, left: set[bytes]) -> None:
         partition_of = self._parts.trees.partition_of
-        differing = found.left_out | {partition_of(key) for key in tally.differed}
+        differing = found.left_out | {partition_of(key) for key in tally.differed | left}
         self.ledger.compared(slot, differing, self._clock.monotonic_s())
         if tally.differed:
             log.info(
