@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -49,13 +50,23 @@ class SmallDiskCluster(ClusterHarness):
         return self.data("n1") / "ballast"
 
     def fill(self, leave: int) -> None:
-        """Fills the disk but for so many bytes."""
-        free = os.statvfs(self.data("n1"))
+        """Fills the disk but for about so many bytes, while the node writes, too."""
         descriptor = os.open(self.ballast, os.O_WRONLY | os.O_CREAT)
         try:
-            os.posix_fallocate(descriptor, 0, max(free.f_bavail * free.f_bsize - leave, 1))
+            while not self._filled(descriptor, leave):
+                pass
         finally:
             os.close(descriptor)
+
+    def _filled(self, descriptor: int, leave: int) -> bool:
+        free = os.statvfs(self.data("n1"))
+        try:
+            os.posix_fallocate(descriptor, 0, max(free.f_bavail * free.f_bsize - leave, 1))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            return False  # the node was quicker
+        return True
 
     def empty(self) -> None:
         """There is room again."""
