@@ -35,6 +35,6 @@ def serve_command(config: Path | None, **flags: str | None) -> int:
     except ConfigError as error:
         raise CommandFailed(f"the node can't start like this; nothing was touched:\n{error}", ExitCode.USAGE) from error
 
-    from kvstore.node import run  # noqa: PLC0415 - a wrong option is told before the node's imports are paid for
+    from kvstore.node.node import run  # noqa: PLC0415 - a wrong option is told before the node's imports are paid for
 
     return run(node_config)

@@ -1,6 +1,6 @@
 """What the HTTP layer needs of the node: written by its consumer, so that the two meet in this file alone.
 
-The node (kvstore/node.py) brings both; the tests bring a small honest stand-in. Nothing here knows HTTP.
+The node (kvstore/node/node.py) brings both; the tests bring a small honest stand-in. Nothing here knows HTTP.
 """
 
 from __future__ import annotations

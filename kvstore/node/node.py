@@ -11,7 +11,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 
@@ -21,9 +21,7 @@ from cluster.clock import TEST_CLOCK, BentClock, Clock, SystemClock
 from cluster.link.dialler import Peer
 from cluster.link.handshake import PROTOCOL_VERSION, Identity
 from cluster.link.transport import PeerTransport
-from cluster.membership.fitness import WORDS, Bar
 from cluster.membership.membership import Membership
-from cluster.membership.placement import partition_of
 from cluster.membership.topology import Topology, decode_topology, encode_topology, form
 from cluster.node import ClusterNode, version_of
 from cluster.protocol.messages import Heartbeat, Request, Unfit
@@ -31,10 +29,12 @@ from cluster.replica.replica import Respond
 from cluster.requests import ListOutcome, ListRequest, ReadOutcome, ReadRequest, Unavailable, WriteOutcome, WriteRequest
 from cluster.tasks import Tasks
 from kvstore.config import NodeConfig
-from kvstore.http.backend import ConvergenceView, MemberState, MemberView, RepairReport, Unreachable
+from kvstore.http.backend import RepairReport, Unreachable
 from kvstore.http.server import HttpServer
 from kvstore.logs import configure
 from kvstore.metrics import Metrics
+from kvstore.node.measures import Measures
+from kvstore.node.view import NodeView
 from storage.engine import CommitFailed, FolderUnusable, StorageError
 from storage.group_commit import GroupCommit
 from storage.sqlite import SqliteEngine
@@ -45,9 +45,6 @@ MEMBER = "member"
 """The fact that says whose folder it is."""
 CLUSTER = "cluster"
 """The fact that says the name of the cluster it was made for."""
-MEETING_S = 1.5
-"""How long a node that has just started waits for all its peers before it calls itself ready: nodes that see
-different peers disagree on who is primary, and then strong writes of one key may duel instead of queueing."""
 EXIT_FAILED = 1
 GC_OBJECTS = 50_000
 """Objects between two looks of the cycle collector: some a second under full load, each a few milliseconds."""
@@ -55,7 +52,7 @@ log = structlog.get_logger()
 
 
 class Node:
-    """One node from start to stop: what the HTTP layer asks (Backend) and looks at (ClusterView)."""
+    """One node from start to stop, and what the HTTP layer asks of it (Backend); what it looks at is in view.py."""
 
     def __init__(self, config: NodeConfig) -> None:
         self._config = config
@@ -65,7 +62,6 @@ class Node:
         self._engine = SqliteEngine(config.data)
         self._commits = GroupCommit(self._engine, self._commit_failed)
         self._is_draining = False
-        self._met_by_s = float("inf")
         self.metrics = Metrics()
 
     async def start(self) -> None:
@@ -107,8 +103,26 @@ class Node:
         )
         self._commits.start()
         await self._cluster.load()
-        self._http = HttpServer(config, self, self, self.metrics, self._clock.wall_ms)
-        self._register_metrics()
+        self._view = NodeView(
+            config,
+            self._membership,
+            self._cluster,
+            self._transport,
+            self._clock,
+            self._identity,
+            lambda: self._is_draining,
+        )
+        self._http = HttpServer(config, self, self._view, self.metrics, self._clock.wall_ms)
+        measures = Measures(
+            self.metrics,
+            self._cluster,
+            self._engine,
+            self._commits,
+            lambda: self._membership.topology,
+            self._clock.wall_ms,
+            self._clock.monotonic_s,
+        )
+        measures.register()
         peers = [
             Peer(member.slot, member.name, member.peer_host, member.peer_port)
             for member in topology.members
@@ -118,7 +132,7 @@ class Node:
         await self._transport.start(listen.host, listen.port, self.slot, peers)
         await self._http.start()
         await self._cluster.start()
-        self._met_by_s = self._clock.monotonic_s() + MEETING_S
+        self._view.has_started()
         log.info("serving", http=str(config.http), peer=str(config.peer), epoch=topology.epoch, data=str(config.data))
 
     async def stop(self) -> None:
@@ -246,134 +260,6 @@ class Node:
             unreachable=topology.names(repaired.unreachable),
         )
 
-    # -- ClusterView -------------------------------------------------------------------------------------------
-
-    @property
-    def node_name(self) -> str:
-        """See ClusterView."""
-        return self._config.name
-
-    @property
-    def cluster_name(self) -> str:
-        """See ClusterView."""
-        return self._config.cluster_name
-
-    @property
-    def cluster_id(self) -> str:
-        """See ClusterView."""
-        return self._membership.topology.cluster_id
-
-    @property
-    def epoch(self) -> int:
-        """See ClusterView."""
-        return self._membership.topology.epoch
-
-    @property
-    def n(self) -> int:
-        """See ClusterView."""
-        return self._membership.topology.n
-
-    @property
-    def partitions(self) -> int:
-        """See ClusterView."""
-        return self._membership.topology.partitions
-
-    @property
-    def members(self) -> Sequence[MemberView]:
-        """See ClusterView."""
-        return [self._view(slot) for slot in sorted(self._membership.topology.by_slot)]
-
-    def _view(self, slot: int) -> MemberView:
-        member = self._membership.topology.by_slot[slot]
-        identity = self._identity() if slot == self.slot else self._transport.identities.get(slot)
-        peer = f"[{member.peer_host}]" if ":" in member.peer_host else member.peer_host
-        return MemberView(
-            name=member.name,
-            slot=slot,
-            http=identity.http if identity is not None else None,
-            peer=f"{peer}:{member.peer_port}",
-            zone=member.zone,
-            state=self._state(slot),
-            incarnation=identity.incarnation if identity is not None else None,
-            unfit=self._unfit(slot),
-        )
-
-    def _state(self, slot: int) -> MemberState:
-        if slot == self.slot:
-            return "self"
-        if self._transport.is_alive(slot):
-            return "alive"
-        return "suspect" if self._transport.is_connected(slot) else "down"
-
-    def _unfit(self, slot: int) -> tuple[str, ...]:
-        cluster = self._cluster
-        if slot == self.slot:
-            return tuple(cluster.fitness.reasons)
-        seen = cluster.wall_watch.why_refuse(slot)
-        said = cluster.roster.bars.get(slot, Bar(0)) & ~(Bar.BAD_CLOCK if seen else Bar(0))
-        return (*(() if seen is None else (seen,)), *(WORDS[bar] for bar in said))
-
-    @property
-    def moving(self) -> Sequence[int]:
-        """See ClusterView."""
-        return ()
-
-    def partition_of(self, key: bytes) -> int:
-        """See ClusterView."""
-        return partition_of(key, self.partitions)
-
-    def replica_set(self, partition: int) -> tuple[str, ...]:
-        """See ClusterView."""
-        topology = self._membership.topology
-        return tuple(topology.by_slot[slot].name for slot in topology.replica_slots[partition])
-
-    def primary(self, partition: int) -> str:
-        """See ClusterView."""
-        topology = self._membership.topology
-        slots = topology.replica_slots[partition]
-        slot = self._cluster.handover.primary_of(slots)
-        return topology.by_slot[slots[0] if slot is None else slot].name
-
-    @property
-    def convergence(self) -> ConvergenceView:
-        """See ClusterView."""
-        cluster, ledger = self._cluster, self._cluster.anti_entropy.ledger
-        standing, last_s = ledger.standing(), ledger.last_round_s
-        return ConvergenceView(
-            unfit=tuple(cluster.fitness.reasons),
-            hints=len(cluster.hints),
-            hints_bytes=cluster.hints.size_bytes,
-            hints_sole=cluster.hints.soles,
-            kept_aside=len(cluster.merge_back),
-            partitions_in_sync=standing.in_sync,
-            partitions_differing=standing.differing,
-            partitions_unchecked=standing.unchecked,
-            anti_entropy_age_s=None if last_s is None else round(self._clock.monotonic_s() - last_s, 1),
-            quarantined=len(cluster.replica.damaged),
-            recovering_partitions=len(cluster.fitness.recovering),
-            purge_held_back_by=tuple(sorted(set(cluster.floors.held_back_by.values()))),
-        )
-
-    def unready(self) -> Sequence[str]:
-        """See ClusterView."""
-        reasons = list(self._cluster.fitness.reasons)
-        if self._is_draining:
-            reasons.append("this node is stopping and finishes what it has begun")
-        if not self._membership.is_formed:
-            waiting = ", ".join(self._membership.unheard)
-            reasons.append(f"the first topology waits to hear in which zone these members stand: {waiting}")
-        missing = self._unmet()
-        if missing and self._clock.monotonic_s() < self._met_by_s:
-            reasons.append(f"this node has just started and meets its peers first: {', '.join(missing)}")
-        if not self._cluster.is_majority_visible():
-            reasons.append("no replica set has a majority that is alive as seen from this node")
-        return reasons
-
-    def _unmet(self) -> Sequence[str]:
-        """The members without a connection."""
-        members = self._membership.topology.members
-        return [member.name for member in members if not self._transport.is_connected(member.slot)]
-
     # -- failing -----------------------------------------------------------------------------------------------
 
     def _commit_failed(self, error: BaseException) -> None:
@@ -381,71 +267,6 @@ class Node:
         log.error("a commit failed; this node ends, and nothing unacknowledged was promised", error=str(error))
         print(f"kvstore: {error}", file=sys.stderr, flush=True)
         os._exit(EXIT_FAILED)
-
-    def _register_metrics(self) -> None:
-        """What only the node can count, told to the metrics at each scrape."""
-        cluster, metrics = self._cluster, self.metrics
-        metrics.gauge("kvstore_epoch", "Number of the topology", lambda: self.epoch)
-        metrics.gauge("kvstore_commits_backlog_rows", "Rows not yet durable", lambda: self._commits.backlog)
-        metrics.counter("kvstore_commits", "Transactions of this folder", lambda: self._engine.commit_sequence)
-        metrics.gauge("kvstore_cached_keys", "Keys in memory", lambda: cluster.replica.cached_keys)
-        metrics.gauge("kvstore_cached_bytes", "Estimated memory of them", lambda: cluster.replica.cached_bytes)
-        metrics.gauge("kvstore_kept_aside_records", "Weak writes to merge back", lambda: len(cluster.merge_back))
-        metrics.gauge(
-            "kvstore_quarantined_records", "Damaged, and not whole again yet", lambda: len(cluster.replica.damaged)
-        )
-        metrics.gauge(
-            "kvstore_recovering_partitions", "Yet to be learned anew", lambda: len(cluster.fitness.recovering)
-        )
-        metrics.counter("kvstore_scrubbed_rows", "Rows looked at", lambda: cluster.recollection.scrubbing.rows)
-        metrics.gauge(
-            "kvstore_clock_offset_seconds", "How far a peer's wall clock is ahead of ours", self._offsets, ("peer",)
-        )
-        metrics.gauge(
-            "kvstore_clock_refused", "1 while this node's wall clock is off", lambda: int(cluster.wall_watch.is_barred)
-        )
-        metrics.gauge("kvstore_disk_free_bytes", "Room on the disk", lambda: cluster.disk_watch.free_bytes)
-        metrics.gauge(
-            "kvstore_disk_full", "1 while this node is read-only", lambda: int(cluster.disk_watch.is_read_only)
-        )
-        self._register_hints()
-        self._register_floors()
-        metrics.gauge("kvstore_conversations", "Rounds under way", lambda: len(cluster.context.sweeper))
-
-    def _register_hints(self) -> None:
-        hints, merge_back, metrics = self._cluster.hints, self._cluster.merge_back, self.metrics
-        metrics.gauge("kvstore_hints", "Weak writes kept for replicas that are away", lambda: len(hints))
-        metrics.gauge("kvstore_hints_bytes", "What they count for at hints_bytes_max", lambda: hints.size_bytes)
-        metrics.gauge("kvstore_hints_sole", "Those that may be their write's only copy", lambda: hints.soles)
-        metrics.gauge("kvstore_hints_waiting", "Hints for each replica", self._hints_waiting, ("peer",))
-        metrics.gauge(
-            "kvstore_hints_oldest_seconds", "Age of the oldest", lambda: hints.oldest_age_s(self._clock.wall_ms())
-        )
-        metrics.counter("kvstore_hints_delivered", "Hints that a replica was done with", lambda: hints.delivered)
-        metrics.counter("kvstore_hints_dropped", "Hints dropped unsent for want of room", lambda: hints.dropped)
-        metrics.gauge(
-            "kvstore_kept_aside_bytes", "What they count for at hints_bytes_max", lambda: merge_back.size_bytes
-        )
-
-    def _register_floors(self) -> None:
-        cluster, metrics = self._cluster, self.metrics
-        metrics.counter("kvstore_tombstones_purged", "Rows that went for good", lambda: cluster.floor_member.purged)
-        metrics.gauge(
-            "kvstore_purges_held_back", "Partitions that can't be purged now", lambda: len(cluster.floors.held_back_by)
-        )
-        metrics.gauge("kvstore_floor_age_seconds", "Age of what was purged last", self._floor_ages, ("partition",))
-
-    def _floor_ages(self) -> Mapping[tuple[str, ...], float]:
-        ages = {partition: self._cluster.floors.age_s(partition) for partition in range(self.partitions)}
-        return {(str(partition),): age_s for partition, age_s in ages.items() if age_s is not None}
-
-    def _hints_waiting(self) -> Mapping[tuple[str, ...], float]:
-        by_slot = self._membership.topology.by_slot
-        return {(by_slot[slot].name,): count for slot, count in self._cluster.hints.per_target().items()}
-
-    def _offsets(self) -> Mapping[tuple[str, ...], float]:
-        by_slot = self._membership.topology.by_slot
-        return {(by_slot[slot].name,): offset_s for slot, offset_s in self._cluster.wall_watch.offsets_s().items()}
 
 
 def _clock() -> Clock:

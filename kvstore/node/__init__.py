@@ -1,0 +1,1 @@
+"""One running node: node.py puts it together, view.py and measures.py tell of it."""
