@@ -13,9 +13,9 @@ An engine decides nothing. It writes what the acceptor above tells it, unconditi
 committed.
 
 Reading order: ballot, keyspace, record, engine (the interface, and its errors as a tree); memory (its meaning, in
-dictionaries); group_commit (how many requests share one fsync). Then the real one: schema, integrity, rows (pure),
-folder, log_inspection, statements, leaf_sums, writer, scrub, reader, and sqlite, which holds them together. DESIGN.md
-says why.
+dictionaries); group_commit (how many requests share one fsync). Then the real one, sqlite/: schema, integrity, rows
+(pure), folder, log_inspection, statements, leaf_sums, writer, scrub, reader, and engine, which holds them together.
+DESIGN.md says why.
 """
 
 from storage.ballot import ballot_of, parse_version, slot_of, unix_ms_of, version_text
@@ -42,7 +42,7 @@ from storage.group_commit import GroupCommit
 from storage.keyspace import bounds_of, hash_of, slice_of
 from storage.memory import MemoryEngine, MemoryFolder
 from storage.record import Hint, Record, ReplicaState
-from storage.sqlite import SqliteEngine
+from storage.sqlite.engine import SqliteEngine
 
 __all__ = [
     "CUT_SHORT_FACT",

@@ -31,7 +31,7 @@ from storage.engine import (
 )
 from storage.keyspace import hash_of
 from storage.record import Hint, Record, ReplicaState
-from storage.rows import shown
+from storage.sqlite.rows import shown
 
 _NEVER_HEARD_OF = ReplicaState()
 

@@ -73,7 +73,9 @@ def test_every_exit_code_is_explained() -> None:
 
 
 def test_every_metric_of_ours_is_explained() -> None:
-    sources = [(ROOT / "kvstore" / name).read_text("utf-8") for name in ("node/measures.py", "metrics.py", "http/server.py")]
+    sources = [
+        (ROOT / "kvstore" / name).read_text("utf-8") for name in ("node/measures.py", "metrics.py", "http/server.py")
+    ]
     ours = set(re.findall(r'"(kvstore_\w+)"', "".join(sources)))
     told = {name.removesuffix("_total") for name in re.findall(r"`(kvstore_\w+)`", OPERATIONS)}
 

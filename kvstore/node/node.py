@@ -37,7 +37,7 @@ from kvstore.node.measures import Measures
 from kvstore.node.view import NodeView
 from storage.engine import CommitFailed, FolderUnusable, StorageError
 from storage.group_commit import GroupCommit
-from storage.sqlite import SqliteEngine
+from storage.sqlite.engine import SqliteEngine
 
 TOPOLOGY = "topology"
 """The fact under which the topology is on disk."""

@@ -19,9 +19,9 @@ from storage import (
     ReplicaState,
     SqliteEngine,
     StorageError,
-    leaf_sums,
 )
 from storage.ballot import NONE
+from storage.sqlite import leaf_sums
 
 KEYS_PER_BATCH = 5
 

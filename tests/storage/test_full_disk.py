@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from storage import Batch, Record, ReplicaState, SqliteEngine, schema
+from storage import Batch, Record, ReplicaState, SqliteEngine
+from storage.sqlite import schema
 from tests.storage.test_durability import ROOT
 
 MOUNT = 'mount -t tmpfs -o size=$1 none "$2" || exit 77; '

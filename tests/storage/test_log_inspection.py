@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage import CUT_SHORT_FACT, Batch, FolderUnusable, SqliteEngine
-from storage.folder import CUT_LOG_NAME
-from storage.log_inspection import damage_of_log
+from storage.sqlite.folder import CUT_LOG_NAME
+from storage.sqlite.log_inspection import damage_of_log
 from tests.storage.children import batch_number
 
 ROOT = Path(__file__).parents[2]

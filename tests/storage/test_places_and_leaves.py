@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from storage import Batch, DiskFull, FolderUnusable, Record, ReplicaState, Row, SqliteEngine, hash_of, leaf_sums, schema
+from storage import Batch, DiskFull, FolderUnusable, Record, ReplicaState, Row, SqliteEngine, hash_of
+from storage.sqlite import leaf_sums, schema
 
 SPACE = 1 << 32
 

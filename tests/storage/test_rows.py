@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.engine import Damaged
-from storage.integrity import fact_checksum, folder_checksum, header_checksum
-from storage.reader import end_of_prefix, successor
 from storage.record import Record, ReplicaState
-from storage.rows import Row, record_row, shown, state_of
+from storage.sqlite.integrity import fact_checksum, folder_checksum, header_checksum
+from storage.sqlite.reader import end_of_prefix, successor
+from storage.sqlite.rows import Row, record_row, shown, state_of
 
 
 @dataclass

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from storage import Batch, Damaged, FolderUnusable, Record, ReplicaState, SqliteEngine, StorageError, schema
-from storage.writer import apply_settings
+from storage import Batch, Damaged, FolderUnusable, Record, ReplicaState, SqliteEngine, StorageError
+from storage.sqlite import schema
+from storage.sqlite.writer import apply_settings
 
 
 def value(ballot: int, content: bytes, content_type: str = "text/plain") -> ReplicaState:

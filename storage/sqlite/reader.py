@@ -13,13 +13,14 @@ from typing import Any
 
 import aiosqlite
 
-from storage import engine, schema
+from storage import engine
 from storage.engine import Damaged, HintPage, RowPage, ScanEntry, ScanPage, StorageError
 from storage.keyspace import hash_of
 from storage.record import Hint, Record, ReplicaState
-from storage.rows import SIZE, Row, hint_of, listed_row, shown, state_of, text_of
-from storage.scrub import is_damage
-from storage.writer import refuse_unless_taken
+from storage.sqlite import schema
+from storage.sqlite.rows import SIZE, Row, hint_of, listed_row, shown, state_of, text_of
+from storage.sqlite.scrub import is_damage
+from storage.sqlite.writer import refuse_unless_taken
 
 KEYS_PER_LOAD = (1, 8, 64)
 """Sizes of a query's list of keys: a few, so that each stays prepared; a shorter list repeats its last key."""

@@ -13,9 +13,9 @@ import struct
 from array import array
 from collections.abc import Iterator, Mapping
 
-from storage import schema
-from storage.integrity import blob_checksum
-from storage.statements import Statement, in_sizes, many
+from storage.sqlite import schema
+from storage.sqlite.integrity import blob_checksum
+from storage.sqlite.statements import Statement, in_sizes, many
 
 FOLD_AFTER = 512
 """Commits between two foldings: at 48 changed leaves each, a journal of 400 KB at most, read within milliseconds."""

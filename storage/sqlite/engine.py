@@ -26,11 +26,11 @@ from storage.engine import (
     ScrubPage,
     StorageError,
 )
-from storage.folder import DataFolder
-from storage.reader import Reader
 from storage.record import Record, ReplicaState
-from storage.scrub import scrub_step
-from storage.writer import Writer, statements_of
+from storage.sqlite.folder import DataFolder
+from storage.sqlite.reader import Reader
+from storage.sqlite.scrub import scrub_step
+from storage.sqlite.writer import Writer, statements_of
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ import msgspec
 from storage import engine
 from storage.ballot import NONE
 from storage.engine import Damaged
-from storage.integrity import header_checksum, hint_checksum, value_checksum
 from storage.record import Hint, Record, ReplicaState
+from storage.sqlite.integrity import header_checksum, hint_checksum, value_checksum
 
 Row = tuple[Any, ...]
 """A row as SQLite gives it: of any types, until its checksum has been verified."""

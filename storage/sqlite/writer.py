@@ -16,15 +16,15 @@ from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any
 
-from storage import schema
 from storage.engine import CUT_SHORT_FACT, Batch, CantMend, CommitFailed, DiskFull, FolderUnusable
-from storage.folder import DataFolder
-from storage.integrity import fact_checksum, folder_checksum
 from storage.keyspace import hash_of
-from storage.leaf_sums import LeafSums
-from storage.rows import hint_row, kept_row, record_row, text_of
-from storage.scrub import mend
-from storage.statements import Statement, in_sizes, many
+from storage.sqlite import schema
+from storage.sqlite.folder import DataFolder
+from storage.sqlite.integrity import fact_checksum, folder_checksum
+from storage.sqlite.leaf_sums import LeafSums
+from storage.sqlite.rows import hint_row, kept_row, record_row, text_of
+from storage.sqlite.scrub import mend
+from storage.sqlite.statements import Statement, in_sizes, many
 
 _UPSERTS = in_sizes(schema.upsert_records)
 _DROPS = in_sizes(schema.drop_records)

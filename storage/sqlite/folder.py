@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from storage.engine import FolderLocked
-from storage.log_inspection import damage_of_log
+from storage.sqlite.log_inspection import damage_of_log
 
 DATABASE_NAME = "kvstore.db"
 LOCK_NAME = "lock"

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from storage import schema
 from storage.engine import CantMend, Damaged, Rot, ScrubPage, StorageError
 from storage.keyspace import hash_of
-from storage.rows import SIZE, Row, damage_of, hint_of, shown, state_of
+from storage.sqlite import schema
+from storage.sqlite.rows import SIZE, Row, damage_of, hint_of, shown, state_of
 
 ROWS_PER_STEP = 16
 """Rows that are fetched at a time: few, as each may carry a megabyte."""
