@@ -202,12 +202,14 @@ class Replica:
         The keys take part in nothing at this time: their partition is recovering, or they are damaged. `promised` is
         above all that this replica can have promised for them. None: nobody else holds the key.
         """
-        missing = [key for key in found if self._cache.get(key) is None]
+        # Held on to: with little memory an entry may leave it while the others are loaded and written.
+        entries = {key: self._cache.get(key) for key in found}
+        missing = [key for key, entry in entries.items() if entry is None]
         loaded = await self._engine.load(missing) if missing else {}
         ticket = self._commits.committed
         for key, record in found.items():
-            entry = self._cache.get(key)
-            state = entry.state if entry is not None else loaded.get(key, _NOTHING)
+            entry = self._cache.get(key) or entries[key]
+            state = entry.state if entry is not None else loaded[key]
             self.gates.void(self._trees.partition_of(key))
             is_damaged = isinstance(state, Damaged) or key in self.damaged
             if isinstance(state, Damaged) or is_damaged:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from cluster.ballot_clock import AHEAD_MS_MAX, BALLOT_MS_SHIFT
 from cluster.protocol.messages import Accept, Accepted, Held, Prepare, Promised, Read, Reply, Unfit
+from cluster.repair.hash_trees import digest
 from cluster.replica.record_cache import ENTRY_OVERHEAD_BYTES, RecordCache
 from storage.ballot import BALLOT_MAX, NONE
+from storage.engine import Damaged
 from storage.record import Record, ReplicaState
 from tests.coordination.three_nodes import Cluster, form_cluster
 
@@ -72,6 +75,30 @@ async def test_a_weak_record_that_is_pushed_out_is_kept_aside_before_the_answer(
     await cluster.ask(0, Accept(KEY, weak, NONE))
     assert await cluster.ask(0, Accept(KEY, strong, NONE)) == Accepted(False)
     assert cluster.nodes[0].engine.folder.kept_aside == {(KEY, weak.origin): weak}
+
+
+async def test_what_is_restored_replaces_what_left_memory_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With little memory a key went while others were read from disk, and was taken for one never heard of: a weak
+    write that only this replica had acknowledged was gone, and its leaf's sum wrong."""
+    cluster = await form_cluster()
+    node = cluster.nodes[0]
+    monkeypatch.setattr(node.replica, "_cache", RecordCache(1))
+    weak, settled = _record(cluster, 0, b"weak", weak=True), _record(cluster, 1, b"settled")
+    await cluster.ask(0, Accept(KEY, weak, NONE))
+    assert node.replica.peek(KEY) is not None
+    load = node.engine.load
+
+    async def load_while_others_read(keys: Sequence[bytes]) -> dict[bytes, ReplicaState | Damaged]:
+        if b"other" not in keys:
+            await cluster.ask(0, Read(b"other", value=True))
+            assert node.replica.peek(KEY) is None
+        return await load(keys)
+
+    monkeypatch.setattr(node.engine, "load", load_while_others_read)
+    await node.commits.wait(await node.replica.restore({KEY: settled, b"missing": None}, settled.ballot))
+    assert node.engine.folder.kept_aside == {(KEY, weak.origin): weak}
+    leaf = node.trees.leaf_of(KEY)
+    assert node.trees.sum_of(leaf) == node.engine.folder.leaves[leaf] == digest(KEY, settled.ballot)
 
 
 @pytest.mark.parametrize("ahead", [BALLOT_MAX, AHEAD_MS_MAX << BALLOT_MS_SHIFT], ids=["the last ballot", "a year"])
