@@ -2,7 +2,9 @@
 
 Of each member: the folder it works on (its incarnation), the highest commit sequence that was heard from it, and the
 run of its process that said so (its boot, a number drawn at each start). Only what a full member says is remembered:
-one that is unverified or recovering must not overwrite what it is to be measured by.
+one that is unverified or recovering must not overwrite what it is to be measured by. Of one that recovers it is
+remembered that it does: it votes for the partitions that it has done, so any folder that comes after it, even the one
+that was remembered before, has missed something, until a run has recovered to the end.
 
 A member that starts is told what was remembered *before* that run, however often it asks: what it said of itself
 meanwhile can't count against it, nor hide what it had forgotten. If another run of the same member came after its own,
@@ -14,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
+from msgspec import structs
 
 from cluster.protocol.messages import Remembered
 
@@ -30,6 +33,9 @@ class Run(msgspec.Struct, frozen=True, array_like=True):
     incarnation: str
     boot: int
     commit_sequence: int
+    is_recovering: bool = False
+    """It had lost its memory, and was heard last while it learned it anew: incarnation and sequence are of the full run
+    before it, empty where none was heard."""
 
 
 class Memory(msgspec.Struct, frozen=True, array_like=True):
@@ -76,10 +82,23 @@ class PeerMemory:
         elif memory.before is None or memory.before.boot != boot:  # not one that is superseded, or a late message of it
             self._memories[slot] = Memory(Run(incarnation, boot, commit_sequence), memory.last)
 
+    def recovers(self, slot: int, boot: int) -> None:
+        """A member has said that it lost its memory and learns it anew."""
+        memory = self._memories.get(slot)
+        if memory is None:
+            self._memories[slot] = Memory(Run("", boot, 0, is_recovering=True))
+        elif memory.last.boot == boot:
+            if not memory.last.is_recovering:
+                self._memories[slot] = Memory(structs.replace(memory.last, is_recovering=True), memory.before)
+        elif memory.before is None or memory.before.boot != boot:  # as in met()
+            last = memory.last
+            run = Run(last.incarnation, boot, last.commit_sequence, is_recovering=True)
+            self._memories[slot] = Memory(run, last)
+
     def told(self, slot: int, boot: int, commit_sequence: int) -> None:
         """A frame of replies said how far that run of a member has committed."""
         memory = self._memories.get(slot)
-        if memory is not None and memory.last.boot == boot:
+        if memory is not None and memory.last.boot == boot and not memory.last.is_recovering:
             if commit_sequence > memory.last.commit_sequence:
                 self._grow(slot, memory, commit_sequence)
         else:
@@ -98,7 +117,7 @@ class PeerMemory:
         written = self._written.get(slot)
         if written is memory:
             return False
-        if written is None or written.last.boot != memory.last.boot:
+        if written is None or written.last.boot != memory.last.boot or memory.last.is_recovering:
             return True
         growth = memory.last.commit_sequence - written.last.commit_sequence
         return growth >= GROWTH_WRITTEN or is_away(slot)
@@ -111,9 +130,8 @@ class PeerMemory:
     def _grow(self, slot: int, memory: Memory, commit_sequence: int) -> None:
         last = memory.last
         if commit_sequence > last.commit_sequence:
-            grown = Run(last.incarnation, last.boot, commit_sequence)
-            self._memories[slot] = Memory(grown, memory.before)
+            self._memories[slot] = Memory(structs.replace(last, commit_sequence=commit_sequence), memory.before)
 
 
 def _remembered(run: Run, is_superseded: bool = False) -> Remembered:
-    return Remembered(run.incarnation, run.commit_sequence, is_superseded)
+    return Remembered(run.incarnation, run.commit_sequence, is_superseded, run.is_recovering)

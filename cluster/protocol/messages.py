@@ -133,6 +133,8 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The highest that was heard from it before the run of its process that asks."""
     is_superseded: bool = False
     """Another run of its process came after the one that asks: two work on copies of one folder."""
+    was_recovering: bool = False
+    """Another run of its process had lost its memory, and was heard last while it learned it anew."""
 
 
 class Alive(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=29):

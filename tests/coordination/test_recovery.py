@@ -22,7 +22,7 @@ from storage.ballot import NONE, ballot_of, unix_ms_of
 from storage.engine import Rot, ScrubPage
 from storage.memory import MemoryFolder
 from storage.record import Record
-from tests.coordination.three_nodes import Cluster, Fate, Node, form_cluster, until
+from tests.coordination.three_nodes import MANY_KEYS, Cluster, Fate, Node, form_cluster, until
 from tests.coordination.virtual_time import WALL_START_MS
 
 BARS = Bar.UNVERIFIED | Bar.RECOVERING
@@ -195,6 +195,45 @@ async def test_an_interrupted_recovery_begins_anew() -> None:
     node = await cluster.begin(2, folder)
     assert node.fitness.bars == Bar.UNVERIFIED
     await recovered(node)
+
+
+async def test_the_folder_that_was_lost_and_comes_back_has_missed_what_was_voted_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A disk that was not mounted at one start: the empty folder voted for the partitions that it had recovered, and
+    the old one, which is all that was remembered of the member, was whole by that. An acknowledged write was lost."""
+    cluster = await filled()
+    trees = cluster.nodes[0].trees
+    key = next(key for key in MANY_KEYS if trees.partition_of(key) == 0)
+    recover = Recovery._recover
+
+    async def recover_the_first(self: Recovery, partition: int) -> None:
+        if partition:
+            raise recovering._NotNow("for the test")
+        await recover(self, partition)
+
+    unmounted = await cluster.end(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Recovery, "_recover", recover_the_first)
+        node = await cluster.begin(2)
+        await until(lambda: node.fitness.recovering and 0 not in node.fitness.recovering)
+        cluster.network.cut_off(1)
+        ballot = cluster.nodes[0].ballots.tick(node.marks.promises[0])
+        written = Record(ballot, ballot, False, b"value")
+        for slot in (0, 2):
+            assert isinstance(await cluster.ask(slot, Accept(key, written, NONE)), Accepted)
+        await cluster.end(2)
+    cluster.network.cut_off(0)
+    cluster.network.rejoin(1)
+    node = await cluster.begin(2, unmounted)
+    await asyncio.sleep(A_WHILE_S)
+    assert node.fitness.bars == Bar.RECOVERING
+    cluster.network.heal()
+    await recovered(node)
+    found = await cluster.get(2, key)
+    assert isinstance(found, Found)
+    assert found.record is not None
+    assert (found.record.origin, found.record.value) == (written.origin, b"value")
 
 
 async def test_it_waits_for_those_who_are_away_and_says_for_whom() -> None:

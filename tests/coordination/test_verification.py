@@ -58,6 +58,7 @@ def test_one_who_answers_twice_counts_once() -> None:
         (remembered(101), Standing.LOST),
         (remembered(1, "another's"), Standing.LOST),
         (Remembered("mine", 1, is_superseded=True), Standing.LOST),
+        (Remembered("mine", 1, was_recovering=True), Standing.LOST),
     ],
 )
 def test_who_remembers_more_contradicts(answer: Remembered | None, standing: Standing) -> None:
@@ -75,6 +76,7 @@ def test_after_a_recovery_only_another_process_counts() -> None:
     asking.answered(1, remembered(1, "another's"))
     asking.recovered()
     assert asking.answered(2, remembered(1, "another's")) is Standing.WHOLE
+    assert asking.answered(2, Remembered("mine", 1, was_recovering=True)) is Standing.WHOLE
     assert asking.answered(2, Remembered("mine", 1, is_superseded=True)) is Standing.LOST
 
 
@@ -103,6 +105,35 @@ def test_the_run_that_another_one_replaced_is_told_so_and_is_not_taken_for_the_n
     memory.met(1, "folder", 7, 30)
     assert memory.tell(1, boot=8) == Remembered("folder", 10)
     assert memory.tell(1, boot=9) == Remembered("folder", 20)
+
+
+def test_while_a_run_recovers_any_other_is_told_so_until_one_has_finished() -> None:
+    """It votes for the partitions that it has done, and no folder that was remembered before knows of that."""
+    memory = PeerMemory(None)
+    memory.met(1, "folder", 7, 10)
+    memory.recovers(1, 8)
+    memory.told(1, 8, 5000)
+    assert memory.tell(1, boot=8) == Remembered("folder", 10)
+    assert memory.is_worth_writing(lambda _: False)
+    assert PeerMemory(memory.pack()).tell(1, boot=9) == Remembered("folder", 10, was_recovering=True)
+    memory.met(1, "folder", 7, 10)  # late
+    memory.recovers(1, 9)
+    memory.recovers(1, 8)  # late
+    assert memory.tell(1, boot=10) == Remembered("folder", 10, was_recovering=True)
+    memory.met(1, "new", 11, 20)
+    memory.recovers(1, 9)  # late
+    assert memory.tell(1, boot=12) == Remembered("new", 20)
+    memory.recovers(1, 11)
+    assert memory.tell(1, boot=12) == Remembered("new", 20, was_recovering=True)
+
+
+def test_a_run_that_recovers_is_remembered_where_nothing_was() -> None:
+    memory = PeerMemory(None)
+    memory.recovers(1, 8)
+    assert memory.tell(1, boot=8) is None
+    told = memory.tell(1, boot=9)
+    assert told is not None
+    assert told.was_recovering
 
 
 def test_what_a_frame_says_counts_for_its_run_only() -> None:

@@ -85,7 +85,10 @@ class Recollection:
     def beaten_by(self, beat: Heartbeat) -> Remembered | None:
         """A peer has beaten; what it is to be told that was remembered of it before this run of its process."""
         told = self.peers.tell(beat.slot, beat.boot)
-        if not Bar(beat.fitness) & (Bar.UNVERIFIED | Bar.RECOVERING):
+        bars = Bar(beat.fitness)
+        if bars & Bar.RECOVERING:
+            self.peers.recovers(beat.slot, beat.boot)
+        elif not bars & Bar.UNVERIFIED:
             self.peers.met(beat.slot, beat.incarnation, beat.boot, beat.commit_sequence)
         return told
 

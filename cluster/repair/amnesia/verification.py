@@ -94,6 +94,11 @@ class Verification:
             return f"another process works as this member, as {name} has heard: on a copy of this folder, perhaps"
         if self._is_recovered:
             return None
+        if remembered.was_recovering:
+            return (
+                f"{name} remembers that this member was recovering before this run, and did not hear that it finished; "
+                "what it voted for meanwhile may be in another folder"
+            )
         if remembered.incarnation != self._incarnation:
             return f"{name} remembers this member with another folder, {remembered.incarnation}; this one is new to it"
         if remembered.commit_sequence > self._began_with:
