@@ -212,8 +212,8 @@ class Replica:
             state = entry.state if entry is not None else loaded[key]
             self.gates.void(self._trees.partition_of(key))
             is_damaged = isinstance(state, Damaged) or key in self.damaged
-            if isinstance(state, Damaged) or is_damaged:
-                state = _NOTHING
+            if isinstance(state, Damaged):
+                state = _NOTHING  # a row that was only lost, behind an index that had rotted, is true
             decision = self._acceptor.restore(self._marks.put_on(key, state), record, promised)
             ticket = self._write(key, state.ballot, decision)
             if is_damaged:

@@ -101,6 +101,21 @@ async def test_what_is_restored_replaces_what_left_memory_meanwhile(monkeypatch:
     assert node.trees.sum_of(leaf) == node.engine.folder.leaves[leaf] == digest(KEY, settled.ballot)
 
 
+@pytest.mark.parametrize("is_held_by_others", [False, True])
+async def test_a_row_that_was_only_lost_is_not_thrown_away_with_what_is_restored(is_held_by_others: bool) -> None:
+    """An index entry had rotted, and the row behind it was sound: a weak write that only this replica had acknowledged."""
+    cluster = await form_cluster()
+    node = cluster.nodes[0]
+    weak, newer = _record(cluster, 0, b"weak", weak=True), _record(cluster, 1, b"newer")
+    settled = newer if is_held_by_others else None
+    await cluster.ask(0, Accept(KEY, weak, NONE))
+    node.replica.exclude(KEY, "its index entry has rotted")
+    await node.commits.wait(await node.replica.restore({KEY: settled}, newer.ballot))
+    assert node.engine.folder.states[KEY] == ReplicaState(newer.ballot, newer if is_held_by_others else weak)
+    assert node.engine.folder.kept_aside == ({(KEY, weak.origin): weak} if is_held_by_others else {})
+    assert KEY not in node.replica.damaged
+
+
 @pytest.mark.parametrize("ahead", [BALLOT_MAX, AHEAD_MS_MAX << BALLOT_MS_SHIFT], ids=["the last ballot", "a year"])
 async def test_a_ballot_from_far_ahead_changes_nothing(ahead: int) -> None:
     """One such ballot, promised and absorbed, used up the numbers: the node could write no more and died.
