@@ -79,11 +79,12 @@ class Listing:
                 return Listed(entries, after, len(heard), names)
 
     def _targets(self, topology: Topology, request: ListRequest) -> tuple[int, ...] | Unavailable:
-        """Whom to ask: this node alone where it holds everything and one answer is enough, else all that live."""
-        sets = topology.replica_slots
-        if request.level is not Level.STRONG and request.needed == 1 and all(self._own_slot in s for s in sets):
+        """Whom to ask: this node alone where it may, holds everything and one answer is enough, else all that live."""
+        sets, roster = topology.replica_slots, self._context.roster
+        suffices = request.level is not Level.STRONG and request.needed == 1 and roster.is_readable(self._own_slot)
+        if suffices and all(self._own_slot in slots for slots in sets):
             return (self._own_slot,)
-        alive = tuple(m.slot for m in topology.members if self._context.roster.is_readable(m.slot))
+        alive = tuple(m.slot for m in topology.members if roster.is_readable(m.slot))
         short = _partition_short_of(topology, alive, request.needed)
         return alive if short is None else Unavailable(request.needed, short, topology.names(alive))
 

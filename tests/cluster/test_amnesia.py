@@ -118,6 +118,11 @@ def test_an_empty_folder_is_filled_before_it_votes(cluster: ClusterHarness, ledg
     wait_until(lambda: "it waits: for word of n2" in why_unready(cluster, "n3"), "n3 to say for whom it waits")
     assert "n1 remembers this member with another folder" in why_unready(cluster, "n3")
     assert metric(cluster, "n3", "kvstore_recovering_partitions") == 64
+    with closing(Client(cluster.http_address("n3"))) as client:
+        for level in ("weak", "eventual"):  # it has nothing of its own to show, and asks another
+            page = client.page(consistency=level, limit=1000)
+            assert (page.status, page.receipt["replicas"]) == (200, "n1")
+            assert len(page.json()["keys"]) == KEYS
     assert cluster.terminate("n3") == 0
     cluster.restart("n2")
     becomes_whole(cluster, ledger)
