@@ -36,7 +36,7 @@ class Sighting:
 @choices_options
 @click.pass_obj
 def status_command(choices: Choices) -> None:
-    """Show the members, each asked itself. Says on stderr who does not answer."""
+    """Show the members, each asked itself. Says on stderr who does not answer, and for whom deletions wait."""
     sightings = with_client(choices, _ask_everybody)
     answered = [sighting for sighting in sightings if sighting.overview is not None]
     if not answered:
@@ -44,6 +44,8 @@ def status_command(choices: Choices) -> None:
     silent = [sighting for sighting in sightings if sighting.overview is None]
     for sighting in silent:
         note(f"{sighting.address} does not answer: {sighting.ready}")
+    for held_back in purges_held_back(answered):
+        note(held_back)
     overview = _newest(answered)
     show_rows(
         "members",
@@ -111,6 +113,17 @@ def _row(member: Mapping[str, Any], sighting: Sighting | None) -> dict[str, Any]
         row |= {"state": "alive", "epoch": sighting.overview["epoch"], "ready": sighting.ready}
         row["http"] = member.get("http") or sighting.address.removeprefix("http://")
     return row
+
+
+def purges_held_back(answered: Sequence[Sighting]) -> list[str]:
+    """Why old deletions stay on disk, by the word of each node that wants to purge them."""
+    told = []
+    for sighting in answered:
+        overview = sighting.overview or {}
+        reasons = (overview.get("convergence") or {}).get("purge_held_back_by")
+        if reasons:
+            told.append(f"{overview['node']} can't purge its old deletions: {'; '.join(map(str, reasons))}")
+    return told
 
 
 def _convergence(overview: Mapping[str, Any]) -> dict[str, Any]:

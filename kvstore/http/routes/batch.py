@@ -22,7 +22,7 @@ from kvstore.http.incoming.parameters import BatchChoice
 from kvstore.http.outgoing.answer import JSON, Answer
 from kvstore.http.outgoing.outcomes import read_problem, write_problem
 from kvstore.http.outgoing.problems import Extra, Outcome, Problem, document, overloaded
-from kvstore.http.outgoing.receipts import receipt_of_batch, receipt_of_refusal
+from kvstore.http.outgoing.receipts import HINTED, receipt_of_batch, receipt_of_refusal
 from kvstore.http.routes.listing import expiry_members, value_members
 from kvstore.http.routes.operations import BODY_BYTES_MAX, name_of, parse_batch, parse_operation
 from kvstore.http.routes.service import Service
@@ -68,7 +68,10 @@ class Batch:
             problem.level = level or ""
             problem.receipt = receipt_of_refusal(view, level, None)
             raise
-        headers = f"{JSON}Cache-Control: no-store\r\nKV-Receipt: {receipt_of_batch(view, choice.level)}\r\n"
+        told = receipt_of_batch(view, choice.level)
+        if any("hinted" in result for result in results):
+            told += HINTED  # which of them, their own results say
+        headers = f"{JSON}Cache-Control: no-store\r\nKV-Receipt: {told}\r\n"
         return Answer(200, headers, msgspec.json.encode({"results": results}), choice.level)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.requests import Listed, TimedOut, Unknown
+from cluster.requests import Listed, TimedOut, Unknown, Written
 from kvstore.http.routes import batch
 from tests.kvstore.http.conftest import Node, Reply
 
@@ -39,6 +39,18 @@ async def test_results_stand_in_the_order_of_operations(node: Node) -> None:
     assert "value" not in get_b
     assert delete_a["status"] == 200
     assert (gone["status"], gone["code"], gone["outcome"], gone["key"]) == (404, "not-found", "none", "a")
+
+
+async def test_the_receipt_tells_of_a_hint_and_the_results_of_which(node: Node) -> None:
+    node.backend.next_outcome = Written(7 << 22, 1, ("n1",), hinted=True)
+    answer = await post(
+        node,
+        {"op": "put", "key": "a", "value": "kept for others"},
+        {"op": "get", "key": "a"},
+        query="?consistency=eventual",
+    )
+    assert answer.headers["KV-Receipt"] == 'consistency=eventual, n=3, coordinator="n1", epoch=4, hinted=1'
+    assert [result.get("hinted") for result in answer.json["results"]] == [1, None]
 
 
 async def test_a_bad_operation_leaves_the_others_alone(node: Node) -> None:
