@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from random import Random
 
 import pytest
 
@@ -103,7 +105,7 @@ async def test_what_is_restored_replaces_what_left_memory_meanwhile(monkeypatch:
 
 @pytest.mark.parametrize("is_held_by_others", [False, True])
 async def test_a_row_that_was_only_lost_is_not_thrown_away_with_what_is_restored(is_held_by_others: bool) -> None:
-    """An index entry had rotted, and the row behind it was sound: a weak write that only this replica had acknowledged."""
+    """An index entry had rotted, the row behind it was sound: a weak write that only this replica had acknowledged."""
     cluster = await form_cluster()
     node = cluster.nodes[0]
     weak, newer = _record(cluster, 0, b"weak", weak=True), _record(cluster, 1, b"newer")
@@ -186,3 +188,69 @@ def test_the_cache_counts_the_bytes_of_what_it_holds_and_no_others() -> None:
     _cached(cache, b"huge", 0, 50_000)
     cache.shrink(committed=0)
     assert (len(cache), cache.size_bytes) == (0, 0)
+
+
+# -- purging ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_purging_in_the_midst_of_everything_forgets_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows to purge are chosen from disk, and keys are written, loaded and leave memory before they go."""
+    random = Random(seed)
+    cluster = await form_cluster(1, replicas=1, partitions=2)
+    node = cluster.nodes[0]
+    folder, replica = node.engine.folder, node.replica
+    monkeypatch.setattr(replica, "_cache", RecordCache(random.choice([1, 4 * ENTRY_OVERHEAD_BYTES, 1 << 20])))
+    for name in ("load", "purgeable"):
+        monkeypatch.setattr(node.engine, name, _slowed(getattr(node.engine, name), random))
+    promised, newest = Counter[bytes](), dict[bytes, Record]()
+    purged = 0
+
+    async def write() -> None:
+        for _ in range(50):
+            key, ballot = random.choice([b"k%d" % number for number in range(12)]), node.ballots.tick()
+            await asyncio.sleep(random.choice([0, 0, 0.005, 0.05]))
+            before = promised[key]
+            if node.disk.is_set():
+                node.disk.clear()
+                asyncio.get_running_loop().call_later(random.choice([0.002, 0.02]), node.disk.set)
+            if random.random() < 0.2:
+                reply = await cluster.ask(0, Prepare(key, ballot))
+            else:
+                record = Record(ballot, ballot, False, None if random.random() < 0.6 else b"value")
+                reply = await cluster.ask(0, Accept(key, record, NONE))
+                if isinstance(reply, Accepted):
+                    newest[key] = max(record, newest.get(key, record), key=lambda one: one.ballot)
+            if isinstance(reply, Promised | Accepted):
+                assert ballot >= before, "a promise was forgotten"
+                promised[key] = max(promised[key], ballot)
+
+    async def purge(partition: int) -> None:
+        nonlocal purged
+        for _ in range(15):
+            await asyncio.sleep(random.choice([0.01, 0.05]))
+            purged += (await replica.purge(partition, node.ballots.tick(), 0))[0]
+
+    await asyncio.gather(*(write() for _ in range(8)), purge(0), purge(1))
+    await node.commits.wait(node.commits.ticket)
+    assert purged
+    values = {key: record for key, record in newest.items() if record.value is not None}
+    records = {key: state.record for key, state in folder.states.items() if state.record is not None}
+    assert {key: record for key, record in records.items() if record.value is not None} == values
+    sums = Counter[int]()
+    for key, record in records.items():
+        sums[node.trees.leaf_of(key)] += digest(key, record.ballot)
+    for leaf in (*node.trees.leaves_of(0), *node.trees.leaves_of(1)):
+        assert node.trees.sum_of(leaf) == folder.leaves.get(leaf, 0) == sums[leaf] & (1 << 64) - 1
+
+
+def _slowed(call: Callable[..., Awaitable[object]], random: Random) -> Callable[..., Coroutine[object, object, object]]:
+    """Reading takes a while, before and after what is read is what is there."""
+
+    async def slow(*arguments: object) -> object:
+        await asyncio.sleep(random.choice([0, 0, 0.001, 0.01]))
+        found = await call(*arguments)
+        await asyncio.sleep(random.choice([0, 0, 0.001, 0.01]))
+        return found
+
+    return slow
