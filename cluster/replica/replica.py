@@ -74,6 +74,8 @@ class Replica:
         self._marks_ticket = 0
         self._loading: dict[bytes, list[tuple[ReplicaRequest, Respond, int]]] = {}
         self._to_load: list[bytes] = []
+        self._outdated: set[bytes] = set()
+        """Keys that were restored or forgotten while they were read from disk: what is read of them is no longer so."""
         self.damaged: dict[bytes, str] = {}
         """Keys whose checksum did not match: they take part in nothing."""
 
@@ -183,6 +185,11 @@ class Replica:
     def _loaded(self, key: bytes, found: ReplicaState | Damaged | None) -> None:
         """A key's state is here, or it is clear that it can't be had: those who wait are answered."""
         waiting = self._loading.pop(key)
+        if key in self._outdated:
+            self._outdated.discard(key)
+            for request, respond, token in waiting:
+                safely(self.handle, request, respond, token)
+            return
         if isinstance(found, ReplicaState) and key not in self.damaged:  # a scrub may have found more than the load
             marked = self._marks.put_on(key, found)
             self._cache.put(key, marked, 0 if marked is found else self._marks_ticket)
@@ -215,10 +222,15 @@ class Replica:
             if isinstance(state, Damaged):
                 state = _NOTHING  # a row that was only lost, behind an index that had rotted, is true
             decision = self._acceptor.restore(self._marks.put_on(key, state), record, promised)
+            self._outdate(key)
             ticket = self._write(key, state.ballot, decision)
             if is_damaged:
                 self._commits.when(ticket, partial(self._restored, key))
         return ticket
+
+    def _outdate(self, key: bytes) -> None:
+        if key in self._loading:
+            self._outdated.add(key)
 
     def _restored(self, key: bytes) -> None:
         """A damaged key is sound again; what its lost row was in the hash tree is not known."""
@@ -229,6 +241,7 @@ class Replica:
         """Drops what the floor of its partition covers and nobody else holds. The partition is recovering."""
         for key, state in (await self._engine.load(list(keys))).items():
             if not isinstance(state, Damaged):
+                self._outdate(key)
                 self._cache.remove(key)
                 self._commits.drop(key)
                 if state.ballot != NONE:

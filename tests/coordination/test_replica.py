@@ -118,6 +118,29 @@ async def test_a_row_that_was_only_lost_is_not_thrown_away_with_what_is_restored
     assert KEY not in node.replica.damaged
 
 
+async def test_what_was_read_before_a_key_was_restored_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long load was under way when the node began to recover; it put back what was there before, over the promise."""
+    cluster = await form_cluster()
+    node = cluster.nodes[0]
+    settled, load, may_go_on = _record(cluster, 1, b"settled"), node.engine.load, asyncio.Event()
+
+    async def load_for_long(keys: Sequence[bytes]) -> dict[bytes, ReplicaState | Damaged]:
+        found = await load(keys)
+        await may_go_on.wait()
+        return found
+
+    replies: list[Reply] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(node.engine, "load", load_for_long)
+        node.replica.handle(Read(KEY, value=True), lambda _, reply: replies.append(reply), 0)
+        await asyncio.sleep(1)
+    await node.commits.wait(await node.replica.restore({KEY: settled}, settled.ballot))
+    may_go_on.set()
+    await asyncio.sleep(1)
+    assert replies == [Held(settled, False)]
+    assert node.replica.peek(KEY) == ReplicaState(settled.ballot, settled)
+
+
 @pytest.mark.parametrize("ahead", [BALLOT_MAX, AHEAD_MS_MAX << BALLOT_MS_SHIFT], ids=["the last ballot", "a year"])
 async def test_a_ballot_from_far_ahead_changes_nothing(ahead: int) -> None:
     """One such ballot, promised and absorbed, used up the numbers: the node could write no more and died.
