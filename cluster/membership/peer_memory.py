@@ -104,6 +104,11 @@ class PeerMemory:
         else:
             self._early[slot] = (boot, commit_sequence)
 
+    def forget(self) -> None:
+        """This node has lost its memory: what it remembers of others may be of long ago."""
+        self._memories.clear()
+        self._early.clear()
+
     def commit_sequence(self, slot: int) -> int:
         """The highest that was heard of the member's last run; 0 when none was."""
         memory = self._memories.get(slot)

@@ -14,6 +14,7 @@ from cluster.protocol.messages import Accept, Accepted, Heartbeat, Held, Prepare
 from cluster.protocol.repair_messages import Inventory, PromiseRaised, RaisePromise
 from cluster.repair.amnesia import recovery as recovering
 from cluster.repair.amnesia.findings import compare
+from cluster.repair.amnesia.recollection import LOOK_S
 from cluster.repair.amnesia.recovery import Recovery
 from cluster.repair.amnesia.verification import RECOVERY
 from cluster.repair.hash_trees import digest
@@ -234,6 +235,33 @@ async def test_the_folder_that_was_lost_and_comes_back_has_missed_what_was_voted
     assert isinstance(found, Found)
     assert found.record is not None
     assert (found.record.origin, found.record.value) == (written.origin, b"value")
+
+
+async def test_an_old_folder_does_not_send_a_member_that_has_long_recovered_into_recovery_again() -> None:
+    """n2 comes back on a copy that remembers n1's lost folder. n1 is whole, and n2 needs it to recover."""
+    cluster = await form_cluster()
+    key = cluster.key_led_by(0)
+    assert isinstance(await cluster.put(0, key, b"before", needed=3), Written)
+    await asyncio.sleep(2 * LOOK_S)
+    folder = await cluster.end(2)
+    copy = deepcopy(folder)
+    await cluster.begin(2, folder)
+    await until(lambda: not cluster.nodes[2].fitness.bars)
+    await cluster.end(1)
+    await cluster.begin(1)
+    await until(lambda: not cluster.nodes[1].fitness.bars and not cluster.nodes[2].fitness.bars)
+    await cluster.begin(1, await cluster.end(1))
+    await until(lambda: not cluster.nodes[1].fitness.bars)
+    assert isinstance(await cluster.put(0, key, b"after", needed=3), Written)
+    await cluster.end(2)
+    copy.in_use = False
+    await cluster.begin(2, copy)
+    await until(lambda: bool(cluster.nodes[2].fitness.bars & Bar.RECOVERING))
+    for _ in range(200):
+        assert not cluster.nodes[1].fitness.bars
+        await asyncio.sleep(0.05)
+    assert not cluster.nodes[2].fitness.bars
+    assert cluster.values_on_disk(key) == [b"after"] * 3
 
 
 async def test_it_waits_for_those_who_are_away_and_says_for_whom() -> None:

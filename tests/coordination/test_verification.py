@@ -71,6 +71,22 @@ def test_a_contradiction_counts_however_late() -> None:
     assert asking.answered(2, remembered(101)) is Standing.LOST
 
 
+def test_one_that_lost_its_memory_has_no_word_about_others() -> None:
+    asking = verification()
+    assert asking.answered(1, remembered(101), Bar.RECOVERING) is Standing.UNVERIFIED
+    assert asking.answered(1, None, Bar.RECOVERING) is Standing.UNVERIFIED
+    assert asking.answered(2, None) is Standing.WHOLE
+    assert asking.answered(1, remembered(1, "another's"), Bar.RECOVERING) is Standing.WHOLE
+
+
+def test_one_that_may_have_gone_back_in_time_is_believed_once_it_is_whole() -> None:
+    asking = verification()
+    assert asking.answered(1, remembered(101), Bar.UNVERIFIED) is Standing.UNVERIFIED
+    assert "n1" in asking.question
+    assert asking.answered(1, remembered(101)) is Standing.LOST
+    assert verification().answered(1, remembered(100), Bar.UNVERIFIED) is Standing.WHOLE, "a cluster starts as one"
+
+
 def test_after_a_recovery_only_another_process_counts() -> None:
     asking = verification()
     asking.answered(1, remembered(1, "another's"))

@@ -96,7 +96,7 @@ class Recollection:
         """A peer has answered the beat that was sent at that moment of the monotonic clock."""
         self.rounds.heard(slot, alive.ballot)
         self.recovery.heard(slot, alive.ballot, sent_s)
-        self._stand(self.verification.answered(slot, alive.remembered))
+        self._stand(self.verification.answered(slot, alive.remembered, Bar(alive.fitness)))
 
     def heard(self, slot: int, boot: int, commit_sequence: int) -> None:
         """A frame of replies came: what is acknowledged in it is covered by this sequence."""
@@ -132,6 +132,9 @@ class Recollection:
             self._on_changed()
 
     def _begin_recovery(self) -> None:
+        # What it remembers of the others is as old as the rest: it must not be held against them once it is whole.
+        self.peers.forget()
+        self._commits.set_fact(PEERS, self.peers.pack())
         self.recovery.begin(self.verification.reason)
         self._fitness.clear(Bar.UNVERIFIED)
         self._on_changed()

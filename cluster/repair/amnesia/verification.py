@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 
 from cluster.levels import majority
+from cluster.membership.fitness import Bar
 from cluster.protocol.messages import Remembered
 
+NO_BARS = Bar(0)
 UNVERIFIED_FROM = "unverified_from"
 """The fact that says with which commit sequence an unverified run began; empty once a run was verified. A folder that
 went back in time must not get past what the others remember by what it commits while it still asks."""
@@ -50,10 +52,20 @@ class Verification:
         self.reason = ""
         """Why the memory is known to be incomplete."""
 
-    def answered(self, slot: int, remembered: Remembered | None) -> Standing:
-        """A member has told what it remembers; None is an answer. Gives where that leaves this node."""
-        self._answered.add(slot)
+    def answered(self, slot: int, remembered: Remembered | None, bars: Bar = NO_BARS) -> Standing:
+        """A member has told what it remembers; None is an answer. Gives where that leaves this node.
+
+        bars: what stood against that member as it said so. One that lost its own memory has none of this node either.
+        One that is unverified may have gone back in time, and what it remembers with it: that it remembers more counts
+        once it is known to be whole, and until then it has not answered. (Else an old folder would send a member that
+        has long recovered into recovery once more, and the two would wait for each other for ever.)
+        """
+        if bars & Bar.RECOVERING:
+            return self.look()
         reason = self._contradiction(slot, remembered)
+        if reason is not None and bars & Bar.UNVERIFIED:
+            return self.look()
+        self._answered.add(slot)
         if reason is not None:
             self.lose(reason)
         return self.look()
