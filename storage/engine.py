@@ -134,6 +134,7 @@ class StorageError(Exception):
     StorageError
     ├── FolderLocked       another process uses the folder: nothing was touched
     ├── FolderUnusable     not ours, of a newer schema, or its settings did not take: nothing was touched
+    │   └── FolderDamaged  the database as a whole can't be trusted, or read: only a new one mends that
     ├── DiskFull           there is no room: the transaction was undone, and may be tried again
     ├── CantMend           damaged rows can't be removed: nothing was changed
     └── CommitFailed       a write may or may not be on disk: the process must end and read its disk anew
@@ -146,6 +147,10 @@ class FolderLocked(StorageError):
 
 class FolderUnusable(StorageError):
     """This data folder can't be used as it is. Nothing was touched."""
+
+
+class FolderDamaged(FolderUnusable):
+    """The database in this folder has changed on disk so that no single record can be blamed. Nothing was touched."""
 
 
 class DiskFull(StorageError):

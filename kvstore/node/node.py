@@ -25,6 +25,7 @@ from cluster.membership.membership import Membership
 from cluster.membership.topology import Topology, decode_topology, encode_topology, form
 from cluster.node import ClusterNode, version_of
 from cluster.protocol.messages import Heartbeat, Request, Unfit
+from cluster.repair.amnesia.verification import RECOVERY
 from cluster.replica.replica import Respond
 from cluster.requests import ListOutcome, ListRequest, ReadOutcome, ReadRequest, Unavailable, WriteOutcome, WriteRequest
 from cluster.tasks import Tasks
@@ -35,7 +36,7 @@ from kvstore.logs import configure
 from kvstore.metrics import Metrics
 from kvstore.node.measures import Measures
 from kvstore.node.view import NodeView
-from storage.engine import CommitFailed, FolderUnusable, StorageError
+from storage.engine import Batch, CommitFailed, FolderDamaged, FolderUnusable, StorageError
 from storage.group_commit import GroupCommit
 from storage.sqlite.engine import SqliteEngine
 
@@ -67,7 +68,10 @@ class Node:
     async def start(self) -> None:
         """Opens the folder, meets the peers, serves. Raises StorageError or OSError, after which stop() cleans up."""
         config = self._config
-        await self._engine.open()
+        try:
+            await self._engine.open()
+        except FolderDamaged as damage:
+            await self._begin_anew(damage)
         self._membership = self._recall_membership()
         topology = self._membership.topology
         self.slot = topology.by_name[config.name].slot
@@ -149,6 +153,23 @@ class Node:
         await self._commits.stop()
         with contextlib.suppress(CommitFailed):
             await self._engine.close()
+
+    async def _begin_anew(self, damage: FolderDamaged) -> None:
+        """Sets a damaged database aside and makes a new one, which is filled from the others before it takes part.
+
+        Raises the damage again where nobody else holds anything.
+        """
+        if min(self._config.replicas, len(self._config.members)) < 2:
+            raise damage
+        await self._engine.close()
+        aside = SqliteEngine.set_aside(self._config.data)
+        reason = f"its database was damaged, and is set aside as {aside.name}: {damage}"
+        log.error("the database is damaged; it is set aside, and all is learned anew from the others", reason=reason)
+        self._engine = SqliteEngine(self._config.data)
+        self._commits = GroupCommit(self._engine, self._commit_failed)
+        await self._engine.open()
+        # At once: a folder that looks merely new would count as that of a new cluster where all are damaged.
+        await self._engine.write(Batch(facts={RECOVERY: reason.encode()}))
 
     # -- membership --------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from storage.engine import (
     CommitFailed,
     Damaged,
     DiskFull,
+    FolderDamaged,
     FolderUnusable,
     HintPage,
     RowPage,
@@ -30,7 +31,7 @@ from storage.record import Record, ReplicaState
 from storage.sqlite.folder import DataFolder
 from storage.sqlite.reader import Reader
 from storage.sqlite.scrub import scrub_step
-from storage.sqlite.writer import Writer, statements_of
+from storage.sqlite.writer import DAMAGE, Writer, statements_of
 
 T = TypeVar("T")
 
@@ -86,6 +87,11 @@ class SqliteEngine:
         """See Engine."""
         return self._facts.get(CUT_SHORT_FACT, b"").decode("utf-8", "replace") or None
 
+    @staticmethod
+    def set_aside(folder: Path) -> Path:
+        """Renames a damaged database, so that an engine can make a new one; its new name. See DataFolder."""
+        return DataFolder(folder).set_aside()
+
     async def open(self) -> None:
         """See Engine."""
         assert self._thread is None, "an engine is opened once"
@@ -98,7 +104,8 @@ class SqliteEngine:
             self._reader = await Reader.open(self._folder.database, self._reader_cache_bytes)
         except sqlite3.Error as error:
             await self.close()
-            raise FolderUnusable(f"{self._folder.database} can't be read: {error}; nothing was touched") from error
+            kind = FolderDamaged if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE else FolderUnusable
+            raise kind(f"{self._folder.database} can't be read: {error}; nothing was touched") from error
         except BaseException:
             await self.close()
             raise

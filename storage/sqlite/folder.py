@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+from itertools import count
 from pathlib import Path
 
 from storage.engine import FolderLocked
@@ -82,6 +83,22 @@ class DataFolder:
         """The reason is kept elsewhere now."""
         (self.path / CUT_LOG_NAME).unlink(missing_ok=True)
         _sync_folder(self.path)
+
+    def set_aside(self) -> Path:
+        """Renames the database and all that belongs to it, so that a new one can be made; the database's new name.
+
+        Raises FolderLocked or OSError. Nothing is deleted: what is in it may be the only copy of something.
+        """
+        self.take()
+        try:
+            number = next(n for n in count(1) if not (self.path / f"{DATABASE_NAME}.damaged-{n}").exists())
+            for name in (DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", CUT_LOG_NAME):
+                if (self.path / name).exists():
+                    (self.path / name).rename(self.path / f"{name}.damaged-{number}")
+            _sync_folder(self.path)
+        finally:
+            self.release()
+        return self.path / f"{DATABASE_NAME}.damaged-{number}"
 
     def reserve_log_index(self, size: int) -> None:
         """Takes room for the log's index, up to that size, while there is some; to be asked once SQLite has made it.

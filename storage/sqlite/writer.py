@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any
 
-from storage.engine import CUT_SHORT_FACT, Batch, CantMend, CommitFailed, DiskFull, FolderUnusable
+from storage.engine import CUT_SHORT_FACT, Batch, CantMend, CommitFailed, DiskFull, FolderDamaged, FolderUnusable
 from storage.keyspace import hash_of
 from storage.sqlite import schema
 from storage.sqlite.folder import DataFolder
@@ -26,6 +26,8 @@ from storage.sqlite.rows import hint_row, kept_row, record_row, text_of
 from storage.sqlite.scrub import mend
 from storage.sqlite.statements import Statement, in_sizes, many
 
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+"""What SQLite says of a database that it can't make sense of: primary result codes."""
 _UPSERTS = in_sizes(schema.upsert_records)
 _DROPS = in_sizes(schema.drop_records)
 _HINTS = in_sizes(schema.put_hints)
@@ -87,7 +89,8 @@ class Writer:
             if cut_short is not None:
                 self._keep_as_fact(self._connection, cut_short)
         except (sqlite3.Error, OSError) as error:
-            raise FolderUnusable(
+            kind = FolderDamaged if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE else FolderUnusable
+            raise kind(
                 f"the data folder {self._folder.path} can't be used: {error}. "
                 "Check its permissions and its disk, or restore the folder; a member that lost its folder is replaced"
             ) from error
@@ -217,7 +220,7 @@ class Writer:
             self._folder.forget_cut_log()
 
     def _damaged(self, what: str) -> FolderUnusable:
-        return FolderUnusable(
+        return FolderDamaged(
             f"{what} in {self._folder.database} has changed on disk: its checksum does not match. Nothing was touched. "
             "This folder can't be trusted to remember its promises: replace this member, with a new folder"
         )
@@ -271,7 +274,7 @@ def _refuse_unless_whole(connection: sqlite3.Connection, cut_short: str) -> None
             connection.execute("REINDEX")
     except sqlite3.DatabaseError as error:
         complaint = str(error)
-    raise FolderUnusable(
+    raise FolderDamaged(
         f"{cut_short}; what is left of it does not fit the database ({complaint}), which can't be trusted any more. "
         "Move this folder away and start with a new one: the node then gets its data back from the others"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -221,3 +222,35 @@ def test_nobody_reads_what_rots_while_the_node_runs(cluster: ClusterHarness, led
     wait_until(lambda: metric(cluster, "n3", "kvstore_quarantined_records") == 0, "the record to be sound again")
     wait_until(lambda: are_equal(cluster), "all three to hold the same")
     assert "a record is damaged" in cluster.log("n3")
+
+
+def cut_in_half(database: Path) -> None:
+    with database.open("r+b") as file:
+        file.truncate(database.stat().st_size // 2)
+
+
+def flip_in_head(database: Path) -> None:
+    flip(database, 3)
+
+
+def flip_in_schema(database: Path) -> None:
+    flip(database, database.read_bytes().index(b"CREATE TABLE records") + 3)
+
+
+def flip_in_folder_row(database: Path) -> None:
+    with sqlite3.connect(f"file:{database}?mode=ro&immutable=1", uri=True) as connection:
+        (incarnation,) = connection.execute("SELECT incarnation FROM folder").fetchone()
+    connection.close()
+    flip(database, database.read_bytes().rindex(incarnation.encode()))
+
+
+@pytest.mark.parametrize("damage", [cut_in_half, flip_in_head, flip_in_schema, flip_in_folder_row])
+def test_a_database_that_cannot_be_read_is_set_aside_and_learned_anew(
+    cluster: ClusterHarness, ledger: Ledger, damage: Callable[[Path], None]
+) -> None:
+    assert cluster.terminate("n3") == 0
+    damage(cluster.data("n3") / "kvstore.db")
+    becomes_whole(cluster, ledger)
+    assert "set aside" in cluster.log("n3")
+    assert (cluster.data("n3") / "kvstore.db.damaged-1").exists(), "nothing is deleted"
+    votes_again(cluster, ledger)
