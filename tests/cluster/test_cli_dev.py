@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 from pathlib import Path
 
 import pytest
 
+from storage.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION
 from tests.cluster.cli_runner import Cli
 from tests.cluster.dev_runner import Dev
 from tests.cluster.harness import is_running, wait_until
@@ -115,11 +118,15 @@ def test_a_port_in_use_is_told_and_nothing_is_left_running(dev: Dev) -> None:
 def test_a_node_that_can_not_start_ends_all_and_its_last_words_are_shown(dev: Dev) -> None:
     dev.folder.mkdir()
     (dev.folder / "n2").mkdir()
-    (dev.folder / "n2" / "kvstore.db").write_bytes(b"this is no database, and nobody should think it was" * 100)
+    with contextlib.closing(sqlite3.connect(dev.folder / "n2" / "kvstore.db")) as database:
+        database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        database.execute("CREATE TABLE of_tomorrow (anything)")
     dev.spawn()
     assert dev.process.wait(60) == 1
     said = dev.err.read_text()
     assert "n2 ended before it was ready" in said
+    assert f"schema version {SCHEMA_VERSION + 1}" in said
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", dev.base_port), 1)
 
