@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,8 +53,14 @@ class Cli:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=self.environment(**variables),
+            preexec_fn=_heed_ctrl_c,
         )
 
     def environment(self, **variables: str) -> dict[str, str]:
         """What the command finds in its environment."""
         return clean_environment(**{"KVSTORE_ENDPOINTS": ",".join(self.endpoints), **variables})
+
+
+def _heed_ctrl_c() -> None:
+    """A shell's background job, such as `make test &`, hands down that SIGINT is ignored; a person's does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,0 +1,1 @@
+"""Locks and votes, written once over a register: the same code through messages and through shared memory."""

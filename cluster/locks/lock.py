@@ -1,0 +1,104 @@
+"""The lock: mutual exclusion over a register. One step at a time; who waits, and for how long, is its caller's.
+
+    messages         keeper.py: the primary of the lock's key keeps a queue of those who wait
+    shared memory    kvstore/embedded: each process tries again and again
+
+At most one holder: a grant is made by a change of the register that applies only where there is a permit left, or to
+grants that the watch (lease_watch.py) knows to be over. Herlihy, "Wait-Free Synchronization" (1991): a register with
+such a change is as strong as any object there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from cluster.locks.lease_watch import LeaseWatch
+from cluster.locks.lock_state import Grant, LockState, Wish, acquired, decode, encode, expired, released, renewed
+from cluster.locks.register import Register
+
+Step = Callable[[LockState, int], LockState | None]
+
+
+class Held(msgspec.Struct, frozen=True, gc=False):
+    """The wish is granted."""
+
+    grant: Grant
+
+
+class Busy(msgspec.Struct, frozen=True, gc=False):
+    """Others hold the lock."""
+
+    state: LockState
+    retry_after_s: float
+    """When the first of their leases may be over, if nobody renews it."""
+
+
+class Lock:
+    """One lock, as one process sees it."""
+
+    def __init__(self, key: bytes, register: Register, watch: LeaseWatch) -> None:
+        """key: what the watch knows the lock by."""
+        self.key, self._register, self._watch = key, register, watch
+
+    async def acquire(self, wish: Wish, timeout_s: float) -> Held | Busy:
+        """Takes the lock if it is free, or over. Raises RegisterError.
+
+        After MayBeChanged the wish may be granted, now or later: acquire() again, or release().
+        """
+        over = self._watch.over(self.key)
+        state, _ = await self._step(lambda state, now_ms: acquired(state, wish, over, now_ms), timeout_s)
+        return self._held_or_busy(state, wish)
+
+    async def renew(self, token: bytes, timeout_s: float) -> Grant | None:
+        """Begins the token's lease anew; None if it holds nothing any more. Raises RegisterError."""
+        state, _ = await self._step(lambda state, _: renewed(state, token), timeout_s)
+        return state.of_token(token)
+
+    async def release(self, token: bytes, timeout_s: float) -> bool:
+        """Gives the token's grant back; False if it held nothing any more. Raises RegisterError."""
+        _, is_new = await self._step(lambda state, _: released(state, token), timeout_s)
+        return is_new
+
+    async def hand_on(self, token: bytes, heir: Wish, timeout_s: float) -> tuple[bool, Held | Busy]:
+        """Releases and grants to who is next in one change: whether the token held it, and what became of the heir."""
+        over = self._watch.over(self.key)
+
+        def step(state: LockState, now_ms: int) -> LockState | None:
+            left = released(state, token)
+            if left is None:
+                return None
+            return acquired(left, heir, over, now_ms) or left
+
+        state, is_new = await self._step(step, timeout_s)
+        return is_new, self._held_or_busy(state, heir)
+
+    async def expire(self, timeout_s: float) -> LockState:
+        """Takes away the grants that are over, if there are any; the state then. Raises RegisterError."""
+        over = self._watch.over(self.key)
+        state, _ = await self._step(lambda state, _: expired(state, over), timeout_s)
+        return state
+
+    async def look(self, timeout_s: float) -> LockState:
+        """The state now. Raises NotChanged."""
+        state = decode(await self._register.read(timeout_s))
+        self._watch.saw(self.key, state)
+        return state
+
+    def _held_or_busy(self, state: LockState, wish: Wish) -> Held | Busy:
+        grant = state.of_token(wish.token)
+        if grant is not None:
+            return Held(grant)
+        return Busy(state, self._watch.next_end_s(self.key) or 0.0)
+
+    async def _step(self, step: Step, timeout_s: float) -> tuple[LockState, bool]:
+        def function(value: bytes | None, now_ms: int) -> bytes | None:
+            before = decode(value)
+            after = step(before, now_ms)
+            return None if after is None or after == before else encode(after)
+
+        changed = await self._register.change(function, timeout_s)
+        state = decode(changed.value)
+        self._watch.saw(self.key, state)
+        return state, changed.is_new
