@@ -1,4 +1,4 @@
-"""The vote: of several proposals one wins, once and for ever, and everybody is told the same. Consensus over a register.
+"""The vote: of several proposals one wins, once and for ever, and all are told the same. Consensus over a register.
 
 Of several candidates at most one has a majority: the register's change is accepted by a majority of replicas, any two
 majorities share one, and the function leaves a register alone that holds a winner already.

@@ -53,7 +53,7 @@ class Cli:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=self.environment(**variables),
-            preexec_fn=_heed_ctrl_c,
+            preexec_fn=_heed_ctrl_c,  # noqa: PLW1509 - the tests have no threads at this moment
         )
 
     def environment(self, **variables: str) -> dict[str, str]:
