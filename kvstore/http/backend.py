@@ -10,6 +10,18 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from cluster.locks.lock_state import Wish
+from cluster.locks.outcomes import (
+    AcquireOutcome,
+    Client,
+    LockFailure,
+    LocksListed,
+    LockShown,
+    LookFailure,
+    ReleaseOutcome,
+    RenewOutcome,
+)
+from cluster.locks.vote import Decision, Proposal, Voted
 from cluster.requests import ListOutcome, ListRequest, ReadOutcome, ReadRequest, WriteOutcome, WriteRequest
 
 MemberState = Literal["self", "alive", "suspect", "down"]
@@ -112,6 +124,43 @@ class Backend(Protocol):
 
     async def repair(self, partition: int, timeout_s: float) -> RepairReport | str:
         """Compares the partition's replicas now and brings them together; why not, where none could be asked."""
+        ...
+
+
+class LockBackend(Protocol):
+    """Locks and votes. As with Backend, outcomes are values, and an exception is a fault of ours."""
+
+    async def acquire(self, name: str, wish: Wish, wait_s: float, timeout_s: float, client: Client) -> AcquireOutcome:
+        """Takes the lock, if need be after waiting in the order of arrival for up to wait_s.
+
+        A client that has gone meanwhile is passed over; what is answered then reaches nobody.
+        """
+        ...
+
+    async def renew(self, name: str, token: bytes, timeout_s: float) -> RenewOutcome:
+        """Begins the lease of the token with this digest anew."""
+        ...
+
+    async def release(self, name: str, token: bytes, timeout_s: float) -> ReleaseOutcome:
+        """Gives back what the token with this digest holds."""
+        ...
+
+    async def show(self, name: str, timeout_s: float) -> LockShown | LookFailure:
+        """The lock as it stands; without holders where nobody holds it."""
+        ...
+
+    async def list_held(
+        self, prefix: str, after: str | None, limit: int, timeout_s: float
+    ) -> LocksListed | LookFailure:
+        """The locks that somebody holds."""
+        ...
+
+    async def propose(self, name: str, proposal: Proposal, timeout_s: float) -> Voted | LockFailure:
+        """Decides the vote, if nobody has."""
+        ...
+
+    async def decision(self, name: str, timeout_s: float) -> Decision | LookFailure | None:
+        """What the vote has decided; None while nothing is."""
         ...
 
 
