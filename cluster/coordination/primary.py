@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, cast
+
+import msgspec
 
 from cluster.coordination.drive import Context, Drive
 from cluster.membership.topology import Topology
-from cluster.protocol.changes import Change, Put
+from cluster.protocol.changes import Change, Compute, Put
 from cluster.protocol.messages import Outcome, Settled
 from cluster.protocol.prepared import PreparedBallots
 from cluster.protocol.proposer import Chosen, Proposer, Refuted, Uncertain
@@ -30,6 +32,16 @@ QUEUE_MAX = 1_000
 RETRY_AFTER_S = 1.0
 
 OnOutcome = Callable[[Outcome], None]
+
+
+class Computed(msgspec.Struct, frozen=True, gc=False):
+    """What a Compute left on a majority, and whether it put it there."""
+
+    record: Record | None
+    is_new: bool
+
+
+OnComputed = Callable[[Computed | Unavailable | Overloaded | Unknown], None]
 
 
 class Primary:
@@ -62,6 +74,10 @@ class Primary:
         else:
             queue.append(proposal)
             self._context.sweeper.add(proposal)
+
+    def compute(self, key: bytes, compute: Compute, deadline_s: float, on_outcome: OnComputed) -> None:
+        """The same for a function of this node's own."""
+        self.submit(key, cast(Change, compute), self._topology().majority, deadline_s, cast(OnOutcome, on_outcome))
 
     def release(self, key: bytes) -> None:
         """The change of this key is decided: the one that waits longest begins."""
@@ -132,6 +148,8 @@ class _Proposal:
         if isinstance(end, Chosen) and len(names) < self._needed:
             self._primary.release(self._key)
             self._spread_out(end.record)
+        elif isinstance(self._change, Compute) and not isinstance(end, Uncertain):
+            self._release_and_answer(cast(Outcome, Computed(end.record, isinstance(end, Chosen))))
         elif isinstance(end, Chosen):
             self._release_and_answer(Written(end.record.origin, len(names), names))
         elif isinstance(end, Uncertain):

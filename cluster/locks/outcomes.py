@@ -20,7 +20,7 @@ import msgspec
 from cluster.requests import NoRoom, Overloaded, TimedOut, Unavailable, Unknown
 
 
-class LockGranted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+class LockGranted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
     """The token holds the lock, for ttl_ms from when it was asked for."""
 
     owner: str
@@ -29,14 +29,14 @@ class LockGranted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1)
     permits: int
 
 
-class LockReleased(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+class LockReleased(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
     """The token held the lock until now."""
 
     fence: int
     """Of the grant that was given back; 0 where the node that did it could not tell."""
 
 
-class LockBusy(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+class LockBusy(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
     """Others hold the lock."""
 
     owner: str
@@ -47,8 +47,15 @@ class LockBusy(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """How many may hold it, as those who hold it now have it."""
 
 
-class LockLost(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+class LockLost(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):
     """The token holds nothing: it never did, was released, or its lease ran out and somebody noticed."""
+
+
+class LockQueued(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15):
+    """It waits in the line of the lock's primary. Between nodes only."""
+
+    stamp: int
+    """Its place: whoever has a lower one is before it, with this primary and with the next."""
 
 
 class HolderShown(msgspec.Struct, frozen=True, gc=False):

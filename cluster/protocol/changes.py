@@ -7,9 +7,12 @@ nodes, so each is a value with an `apply` that is a pure function of the record.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from cluster.requests import ALWAYS, Condition
+from storage.ballot import unix_ms_of
 from storage.record import Number, Record
 
 
@@ -59,6 +62,28 @@ class Settle(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     def apply(self, base: Record | None, ballot: int) -> Record | None:
         """Always None: there is nothing to propose but what is there."""
         return None
+
+
+class Compute:
+    """Write what a function makes of the value; None leaves it alone. Never travels: its proposer is this node.
+
+    For registers (cluster/locks/register.py), whose functions are too many to be given names here.
+    """
+
+    __slots__ = ("_content_type", "_function", "_now_ms")
+    now_ms = 0
+
+    def __init__(self, function: Callable[[bytes | None, int], bytes | None], now_ms: int, content_type: str) -> None:
+        """now_ms: this node's clock. The function is told of the later of it and the ballot's time: a prepared ballot
+        may be a minute old."""
+        self._function, self._now_ms, self._content_type = function, now_ms, content_type
+
+    def apply(self, base: Record | None, ballot: int) -> Record | None:
+        """The record to propose under this ballot, or None when the function leaves the value alone."""
+        value = self._function(base.value if base is not None else None, max(self._now_ms, unix_ms_of(ballot)))
+        if value is None:
+            return None
+        return Record(ballot, ballot, False, value, self._content_type, 0, base.fences if base is not None else None)
 
 
 Change = Put | Merge | Settle

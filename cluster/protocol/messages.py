@@ -11,6 +11,21 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from cluster.protocol.changes import Change, Settle
+from cluster.protocol.lock_messages import (
+    LockAcquire,
+    LockAnswered,
+    LockConfirm,
+    LockEnded,
+    LockLook,
+    LockMuster,
+    LockMustered,
+    LockNoted,
+    LockOffer,
+    LocksLooked,
+    LockStep,
+    LockWaiting,
+    LockWithdraw,
+)
 from cluster.protocol.repair_messages import (
     CompareEntries,
     CompareLeaves,
@@ -233,6 +248,14 @@ Request = (
     | RaisePromise
     | Inventory
     | RepairPartition
+    | LockAcquire
+    | LockStep
+    | LockWaiting
+    | LockWithdraw
+    | LockLook
+    | LockConfirm
+    | LockOffer
+    | LockMuster
 )
 Reply = (
     Held
@@ -252,6 +275,11 @@ Reply = (
     | PromiseRaised
     | Inventoried
     | PartitionRepaired
+    | LockEnded
+    | LockNoted
+    | LockAnswered
+    | LockMustered
+    | LocksLooked
 )
 Answer = Reply | Lost
 """What the asking side gets: a reply, or the news that none will come."""

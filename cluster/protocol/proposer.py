@@ -35,7 +35,7 @@ from collections.abc import Callable, Generator
 import msgspec
 
 from cluster.protocol.acceptor import newest
-from cluster.protocol.changes import Change, Merge, Settle
+from cluster.protocol.changes import Change, Compute, Merge, Settle
 from cluster.protocol.messages import Accept, Accepted, Held, Prepare, Promised, Read, Refused
 from cluster.protocol.prepared import PreparedBallots
 from cluster.protocol.steps import Answers, Ask, Pause
@@ -78,7 +78,7 @@ class Proposer:
     def __init__(
         self,
         key: bytes,
-        change: Change,
+        change: Change | Compute,
         *,
         majority: int,
         tick: Callable[[int], int],
