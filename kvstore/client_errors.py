@@ -1,4 +1,4 @@
-"""What can go wrong between a client and the nodes.
+"""What can go wrong between a client and the nodes, as the wire has it. Applications are told in kvstore/errors.py.
 
 ClientError
 ├── NoNodeReachable    no node could be asked; nothing was applied
@@ -19,6 +19,11 @@ class ClientError(Exception):
 class NoNodeReachable(ClientError):
     """No node could be asked; nothing was applied."""
 
+    def __init__(self, message: str, was_asked: bool = False) -> None:
+        super().__init__(message)
+        self.was_asked = was_asked
+        """Whether some node got the question, a read then, and did not answer."""
+
 
 class AnswerLost(ClientError):
     """A write was sent and its answer never came: it may be applied, now or later."""
@@ -27,7 +32,9 @@ class AnswerLost(ClientError):
 class Problem(ClientError):
     """A node answered with an error (problem+json, RFC 9457)."""
 
-    def __init__(self, status: int, fields: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, status: int, fields: Mapping[str, Any], headers: Mapping[str, str], endpoint: str | None = None
+    ) -> None:
         code = str(fields.get("code") or f"status-{status}")
         detail = str(fields.get("detail") or fields.get("title") or "the node gave no reason")
         super().__init__(f"{detail} ({status} {code})")
@@ -40,3 +47,5 @@ class Problem(ClientError):
         """All members of the problem object."""
         self.headers = headers
         """The answer's headers; they carry the receipt."""
+        self.endpoint = endpoint
+        """The node that said it."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -37,6 +37,9 @@ ANSWER_TIMEOUT_S = 5.0 + ANSWER_MARGIN_S
 """A node tries for 5 s by default."""
 CONNECTIONS_MAX = 64
 """Per client: more would only queue inside the nodes."""
+
+QueryOfLeft = Callable[[float], Mapping[str, str]]
+"""(seconds that are left when a node is asked) -> parameters, such as how long that node may try."""
 
 _READS = frozenset({"GET", "HEAD"})
 _ASK_ELSEWHERE_NEXT = frozenset({503, 504, 507})  # it may be the node that is cut off or full, not the cluster
@@ -63,17 +66,29 @@ class _Sent:
     """A request on its way to one node after another, within one time for all."""
 
     def __init__(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes, timeout_s: float, idempotent: bool
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        query_of_left: QueryOfLeft | None,
+        headers: Mapping[str, str],
+        body: bytes,
+        timeout_s: float,
+        idempotent: bool,
     ) -> None:
         self.method = method
-        self.target = target
-        """Path and query, percent-encoded."""
+        self._path, self._query, self._query_of_left = path, query, query_of_left
         self.headers = headers
         self.body = body
         self.deadline_s = asyncio.get_running_loop().time() + timeout_s
         """By the loop's clock."""
         self.idempotent = idempotent
         self.is_read = method in _READS
+
+    def target(self, left_s: float) -> str:
+        """Path and query, percent-encoded, for a node that is asked when so much time is left."""
+        query = {**self._query, **self._query_of_left(left_s)} if self._query_of_left else self._query
+        return f"{self._path}?{urlencode(query, quote_via=quote)}" if query else self._path
 
 
 class _BrokenAfterSending(Exception):
@@ -113,7 +128,7 @@ class HttpClient:
     """A client of the nodes at `endpoints`. Use it as an async context manager."""
 
     def __init__(self, endpoints: Sequence[str], connections_max: int = CONNECTIONS_MAX) -> None:
-        """Raises ValueError for an empty list or an address that is none."""
+        """connections_max: 0 is any number. Raises ValueError for an empty list or an address that is none."""
         if not endpoints:
             raise ValueError("no node's address was given")
         self.endpoints = tuple(parse_endpoint(endpoint) for endpoint in endpoints)
@@ -122,17 +137,25 @@ class HttpClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> HttpClient:
+        self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def open(self) -> None:
+        """For who can't use `async with`: on the loop that the requests will run on, before the first."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._connections_max),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             middlewares=(_without_silent_retries,),
         )
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def close(self) -> None:
+        """Closes its connections; requests under way fail."""
         if self._session is not None:
             await self._session.close()
 
@@ -142,21 +165,23 @@ class HttpClient:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
+        query_of_left: QueryOfLeft | None = None,
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
         idempotent: bool = False,
         timeout_s: float = ANSWER_TIMEOUT_S,
-        only: str | None = None,
+        only: str | Sequence[str] | None = None,
     ) -> Answer:
         """Sends one request and returns the answer, asking node after node until one could be asked.
 
-        `path` is percent-encoded already (see key_path). `idempotent` says that applying this write twice is
-        harmless; reads always are. `timeout_s` holds for all nodes together; `only` names the one node to ask.
+        `path` is percent-encoded already (see key_path); `query_of_left` makes further parameters for each node anew.
+        `idempotent` says that applying this write twice is harmless; reads always are. `timeout_s` holds for all nodes
+        together; `only` names the one node to ask, or several in the order to ask them.
         Raises Problem for a status of 400 and above, AnswerLost and NoNodeReachable.
         """
-        target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
-        sent = _Sent(method, target, {**_PLAIN_HEADERS, **(headers or {})}, body, timeout_s, idempotent)
-        endpoints = [only] if only else list(self._in_order())
+        all_headers = {**_PLAIN_HEADERS, **(headers or {})}
+        sent = _Sent(method, path, query or {}, query_of_left, all_headers, body, timeout_s, idempotent)
+        endpoints = [only] if isinstance(only, str) else list(only or self.in_order())
         answer = await (self._ask_side_by_side if sent.is_read else self._ask_in_turn)(sent, endpoints)
         if answer.status in _ASK_ELSEWHERE_NEXT:
             self._pass_over(answer.endpoint)
@@ -183,6 +208,7 @@ class HttpClient:
     async def _ask_side_by_side(self, sent: _Sent, endpoints: Sequence[str]) -> Answer:
         """For reads: who is silent is not waited for alone, and the first answer counts."""
         failures: list[str] = []
+        was_asked = False
         unasked = iter(endpoints)
         asked: dict[asyncio.Task[Answer], str] = {}
         endpoint = next(unasked, None)
@@ -199,6 +225,7 @@ class HttpClient:
                     if not isinstance(error := task.exception(), _NeverSent | _BrokenAfterSending):
                         return task.result()
                     failures.append(f"{who}: {error}")
+                    was_asked = was_asked or isinstance(error, _BrokenAfterSending)
                     self._pass_over(who)
                 if not done:
                     self._pass_over(newest)
@@ -206,7 +233,7 @@ class HttpClient:
             for task in asked:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
-        raise _given_up(sent, failures, lost=False)
+        raise _given_up(sent, failures, was_asked)
 
     async def _ask(self, endpoint: str, sent: _Sent) -> Answer:
         assert self._session is not None, "use HttpClient as an async context manager"
@@ -218,7 +245,7 @@ class HttpClient:
         try:
             async with self._session.request(
                 sent.method,
-                URL(endpoint + sent.target, encoded=True),
+                URL(endpoint + sent.target(left_s), encoded=True),
                 headers=sent.headers,
                 data=sent.body or None,
                 timeout=limits,
@@ -230,7 +257,7 @@ class HttpClient:
         except aiohttp.ClientError as error:
             raise _BrokenAfterSending(_in_words(error)) from error
 
-    def _in_order(self) -> Iterator[str]:
+    def in_order(self) -> Iterator[str]:
         """Every endpoint once, the one that answered last first."""
         for step in range(len(self.endpoints)):
             yield self.endpoints[(self._preferred + step) % len(self.endpoints)]
@@ -252,12 +279,12 @@ def _why_not_connected(error: aiohttp.ClientConnectorError) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
 
 
-def _given_up(sent: _Sent, failures: Sequence[str], lost: bool) -> ClientError:
+def _given_up(sent: _Sent, failures: Sequence[str], was_asked: bool) -> ClientError:
     tried = "; ".join(failures)
-    if lost:
+    if was_asked and not sent.is_read:
         return AnswerLost(f"the request was sent and its answer never came, so it may be applied: {tried}")
     meaning = "" if sent.is_read else ", so nothing was applied"
-    return NoNodeReachable(f"no node could be reached{meaning}: {tried}")
+    return NoNodeReachable(f"no node could be reached{meaning}: {tried}", was_asked)
 
 
 def _checked(answer: Answer) -> Answer:
@@ -270,4 +297,4 @@ def _checked(answer: Answer) -> Answer:
         fields = {}
     if not isinstance(fields, dict):
         fields = {}
-    raise Problem(answer.status, fields, answer.headers)
+    raise Problem(answer.status, fields, answer.headers, answer.endpoint)
