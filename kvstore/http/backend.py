@@ -15,8 +15,8 @@ from cluster.locks.outcomes import (
     AcquireOutcome,
     Client,
     LockFailure,
-    LocksListed,
     LockShown,
+    LocksListed,
     LookFailure,
     ReleaseOutcome,
     RenewOutcome,
@@ -161,6 +161,10 @@ class LockBackend(Protocol):
 
     async def decision(self, name: str, timeout_s: float) -> Decision | LookFailure | None:
         """What the vote has decided; None while nothing is."""
+        ...
+
+    def stop_waiting(self) -> None:
+        """Ends whoever waits here, at once, with Unavailable and the reason; nobody waits from now on. Idempotent."""
         ...
 
 

@@ -1,9 +1,12 @@
-"""Connections: how many there may be, how long one may say nothing, and what noise is answered with."""
+"""Connections: how many there may be, how long one may say nothing, who hears of their end, and what noise is
+answered with."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 import structlog
@@ -12,6 +15,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 
+from cluster.tasks import safely
 from kvstore.http.incoming.unparsed import HEADERS_MAX, LINE_BYTES_MAX, reason
 from kvstore.http.outgoing.answer import Answer
 
@@ -21,6 +25,8 @@ FIRST_REQUEST_S = 20.0
 """A connection whose first request's head has not come by then is closed; honest clients take milliseconds."""
 LINGER_S = 2.0
 """How long the body of a refused request is read and dropped, so that the client gets to see its answer."""
+PROBES = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""Of a connection whose client waits: a machine that vanished without a word is given up on after 25 seconds."""
 
 log = structlog.get_logger()
 
@@ -28,10 +34,70 @@ Unparsed = Callable[[BaseException | None, bytes], Answer]
 """The answer to what could not be parsed: of what went wrong, and the bytes that it came in."""
 
 
+class WaitingClient:
+    """The client of one request while that is under way: a Client of cluster/locks/outcomes.py.
+
+    A connection outlives its requests, so what was registered for one of them goes with it.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._callbacks: list[Callable[[], None]] = []
+        self._is_over = False
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it would still get an answer, as far as this node can tell."""
+        transport = self._connection.transport
+        return not self._is_over and transport is not None and not transport.is_closing()
+
+    def when_gone(self, callback: Callable[[], None]) -> None:
+        """Calls back once when the connection ends; at once if it has, or if the request is answered."""
+        if self.is_here:
+            self._callbacks.append(callback)
+        else:
+            callback()
+
+    def gone(self) -> None:
+        """The connection has ended."""
+        self._is_over = True
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            safely(callback)
+
+    def answered(self) -> None:
+        """The request is over: nobody is to be told anything of it."""
+        self._is_over = True
+        self._callbacks = []
+
+
+@contextlib.contextmanager
+def waiting_client(request: BaseRequest) -> Iterator[WaitingClient]:
+    """The request's client, for as long as it waits."""
+    connection = cast(Connection, request.protocol)
+    client = WaitingClient(connection)
+    connection.client = client
+    _probe(connection.transport)
+    try:
+        yield client
+    finally:
+        connection.client = None
+        client.answered()
+
+
+def _probe(transport: asyncio.Transport | None) -> None:
+    peer = None if transport is None else transport.get_extra_info("socket")
+    for name, value in PROBES.items():
+        option = getattr(socket, name, None)
+        if peer is not None and option is not None:
+            with contextlib.suppress(OSError):
+                peer.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 class Connection(RequestHandler):
     """One connection, which knows whether it is at work."""
 
-    __slots__ = ("_refused_bytes", "_unparsed", "busy", "first_request_timer")
+    __slots__ = ("_refused_bytes", "_unparsed", "busy", "client", "first_request_timer")
 
     def __init__(self, server: Listener, unparsed: Unparsed) -> None:
         super().__init__(
@@ -48,6 +114,8 @@ class Connection(RequestHandler):
         self._unparsed = unparsed
         self._refused_bytes = b""
         self.busy = False
+        self.client: WaitingClient | None = None
+        """Whoever waits at the other end, to be told of the connection's end."""
         self.first_request_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -60,6 +128,8 @@ class Connection(RequestHandler):
         """The socket is closed."""
         self.heard()
         super().connection_lost(exc)
+        if self.client is not None:
+            self.client.gone()
 
     def data_received(self, data: bytes) -> None:
         """Some bytes came. Those that can't be parsed are kept: they may say which path is asked for."""

@@ -16,7 +16,8 @@ from kvstore.http.incoming.guard import Guard
 from kvstore.http.incoming.unparsed import UnknownMethod, problem_of, request_line
 from kvstore.http.outgoing.answer import Answer, http_date
 from kvstore.http.outgoing.problems import Problem, overloaded, render
-from kvstore.http.routes.table import KEYS, Routes
+from kvstore.http.routes.table import Routes
+from kvstore.http.waiters import Waiters
 from kvstore.logs import escape_key
 from kvstore.metrics import Metrics
 
@@ -40,6 +41,7 @@ class Dispatcher:
         metrics: Metrics,
         wall_ms: Callable[[], int],
         requests_in_flight_max: int,
+        waiters: Waiters,
         log_requests: bool,
         receipt_of_refusal: Callable[[], str],
     ) -> None:
@@ -50,6 +52,7 @@ class Dispatcher:
         self._wall_ms = wall_ms
         self._clock = asyncio.get_running_loop().time
         self._in_flight_max = requests_in_flight_max
+        self._waiters = waiters
         self._log_requests = log_requests
         self._receipt_of_refusal = receipt_of_refusal
         self._id_prefix = secrets.token_hex(4)
@@ -59,6 +62,11 @@ class Dispatcher:
         self._idle = asyncio.Event()
         self.in_flight = 0
         self.draining = False
+
+    @property
+    def at_work(self) -> int:
+        """Requests under way, without those that only wait for a lock."""
+        return self.in_flight - self._waiters.count
 
     async def answer(self, request: BaseRequest) -> Answer:
         """The answer to one request; never raises for what a client sent."""
@@ -81,7 +89,8 @@ class Dispatcher:
             if self.draining and not self.in_flight:
                 self._idle.set()
         self._complete(answer, request, request_id)
-        self._metrics.count_request(request.method, answer.level, answer.status, self._clock() - started)
+        took_s = None if answer.has_waited else self._clock() - started
+        self._metrics.count_request(request.method, answer.level, answer.status, took_s)
         if self._log_requests:
             log.debug("request", method=request.method, path=_shown(request), status=answer.status, id=request_id)
         return answer
@@ -110,13 +119,14 @@ class Dispatcher:
     async def _route(self, request: BaseRequest, request_id: str) -> Answer:
         self._guard.check(request)
         path, _, query = request.raw_path.partition("?")
-        if self.in_flight > self._in_flight_max and path not in self._routes.vital:
+        if self.at_work > self._in_flight_max and path not in self._routes.vital:
             raise overloaded(f"{self._in_flight_max:,} requests are under way here already; nothing was done.")
-        if path.startswith(KEYS):
-            handler = self._routes.keys.get(request.method)
-            if handler is None:
-                raise _wrong_method(request.method, self._routes.keys)
-            return await handler(request, path[len(KEYS) :], query)
+        for prefix, named in self._routes.named:
+            if path.startswith(prefix):
+                handler = named.get(request.method)
+                if handler is None:
+                    raise _wrong_method(request.method, named)
+                return await handler(request, path[len(prefix) :], query)
         page = self._routes.pages.get(path)
         if page is None:
             raise _nothing_there()
@@ -125,8 +135,8 @@ class Dispatcher:
         return await page[request.method](request, query, request_id)
 
     def _unknown_method(self, method: str, path: str) -> Problem:
-        page = self._routes.keys if path.startswith(KEYS) else self._routes.pages.get(path)
-        problem = _nothing_there() if page is None else _wrong_method(method, page)
+        methods = self._routes.methods(path)
+        problem = _wrong_method(method, methods) if methods else _nothing_there()
         problem.close = True
         return problem
 

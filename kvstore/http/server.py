@@ -10,7 +10,7 @@ import structlog
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from kvstore.config import Address, NodeConfig
-from kvstore.http.backend import Backend, ClusterView
+from kvstore.http.backend import Backend, ClusterView, LockBackend
 from kvstore.http.connection import Listener
 from kvstore.http.dispatch import Dispatcher
 from kvstore.http.incoming.body import Bodies
@@ -20,6 +20,7 @@ from kvstore.http.outgoing.receipts import receipt_of_refusal
 from kvstore.http.routes.health import Health
 from kvstore.http.routes.service import Service
 from kvstore.http.routes.table import routes
+from kvstore.http.waiters import Waiters, waiters_max
 from kvstore.metrics import Metrics
 
 BODY_S = 30.0
@@ -51,6 +52,7 @@ class HttpServer:
         self,
         config: NodeConfig,
         backend: Backend,
+        locks: LockBackend,
         view: ClusterView,
         metrics: Metrics,
         wall_ms: Callable[[], int],
@@ -58,12 +60,23 @@ class HttpServer:
     ) -> None:
         """wall_ms: Unix time in milliseconds, for dates and ages only."""
         self._config = config
+        self._locks = locks
         self._view = view
         self._metrics = metrics
         self._wall_ms = wall_ms
         self._bodies = Bodies(config.body_bytes_in_flight_max, body_timeout_s)
+        self._connections_max = connections_max(config.connections_max)
+        self._waiters = Waiters(waiters_max(self._connections_max))
         self._service = Service(
-            backend, view, self._bodies, parameter_set(config.consistency), config.value_bytes_max, wall_ms
+            backend,
+            locks,
+            view,
+            self._bodies,
+            self._waiters,
+            metrics,
+            parameter_set(config.consistency),
+            config.value_bytes_max,
+            wall_ms,
         )
         self._server: asyncio.Server | None = None
         self._dispatcher: Dispatcher | None = None
@@ -87,10 +100,11 @@ class HttpServer:
             self._metrics,
             self._wall_ms,
             self._config.requests_in_flight_max,
+            self._waiters,
             log_requests=self._config.log_level == "debug",
             receipt_of_refusal=lambda: receipt_of_refusal(self._view, None, None),
         )
-        listener = Listener(dispatcher.answer, dispatcher.unparsed, connections_max(self._config.connections_max))
+        listener = Listener(dispatcher.answer, dispatcher.unparsed, self._connections_max)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             listener, self._config.http.host, self._config.http.port, backlog=BACKLOG, reuse_address=True
@@ -100,12 +114,17 @@ class HttpServer:
         log.info("http listens", address=str(self.address))
 
     async def stop(self, timeout_s: float) -> None:
-        """Accepts nothing new, finishes what is under way for so long, and closes every connection. Idempotent."""
+        """Accepts nothing new, finishes what is under way for so long, and closes every connection. Idempotent.
+
+        Who waits for a lock is told at once to wait elsewhere.
+        """
         if self._server is None or self._dispatcher is None or self._listener is None:
             return
         server, self._server = self._server, None
         server.close()
         self._dispatcher.draining = True
+        self._waiters.stop()
+        self._locks.stop_waiting()
         self._listener.close_idle()
         try:
             async with asyncio.timeout(timeout_s):
@@ -131,7 +150,8 @@ class HttpServer:
 
     def _register(self, dispatcher: Dispatcher, listener: Listener) -> None:
         metrics = self._metrics
-        metrics.gauge("kvstore_requests_in_flight", "HTTP requests under way", lambda: dispatcher.in_flight)
+        metrics.gauge("kvstore_requests_in_flight", "HTTP requests under way", lambda: dispatcher.at_work)
+        metrics.gauge("kvstore_lock_waiters", "Clients that wait for a lock here", lambda: self._waiters.count)
         metrics.gauge("kvstore_body_bytes_in_flight", "Request bodies in memory", lambda: self._bodies.bytes_in_flight)
         metrics.gauge("kvstore_http_connections", "HTTP connections open", lambda: len(listener.connections))
         metrics.counter(

@@ -1,10 +1,11 @@
-"""Keys in paths and texts in queries: strict percent-decoding, so that two spellings never quietly mean one key.
+"""Keys and names in paths, texts in queries: strict percent-decoding, so that two spellings never quietly mean one key.
 
 Lax decoders leave `%zz` and `%ff` as they are: then `%ff` and `%25ff` are one key, and a key is changed on its way.
 """
 
 from __future__ import annotations
 
+from cluster.locks.lock_state import NAME_BYTES_MAX
 from cluster.protocol.messages import KEY_BYTES_MAX
 from kvstore.http.outgoing.problems import Problem
 
@@ -23,6 +24,23 @@ def decode_key(raw: str) -> bytes:
         return checked_key(percent_decode(raw))
     except ValueError as fault:
         raise Problem("bad-key", f"{fault}; {_PATTERN}") from None
+
+
+def decode_name(raw: str) -> str:
+    """The lock, vote or election that the rest of a request's path names. Raises Problem bad-key."""
+    try:
+        return checked_name(percent_decode(raw))
+    except ValueError as fault:
+        raise Problem("bad-key", f"{fault}; a name is 1 to {NAME_BYTES_MAX} bytes of UTF-8 without NUL") from None
+
+
+def checked_name(name: bytes) -> str:
+    """The name as text, if it is one. Raises ValueError."""
+    if not name:
+        raise ValueError("the name is empty")
+    if len(name) > NAME_BYTES_MAX:
+        raise ValueError(f"the name has {len(name):,} bytes")
+    return checked_text(name).decode()
 
 
 def checked_key(key: bytes) -> bytes:

@@ -17,6 +17,7 @@ import msgspec
 
 from cluster.levels import Level, QuorumTooLarge, QuorumTooSmall, quorum_size
 from cluster.protocol.messages import KEY_BYTES_MAX
+from kvstore.http.incoming.durations import LONG_UNITS_MS, UNITS_MS, duration_ms, is_number
 from kvstore.http.incoming.key_path import checked_key, checked_text, percent_decode
 from kvstore.http.outgoing.problems import Problem
 
@@ -33,8 +34,6 @@ LIST_LIMIT_MAX = 1_000
 REMEMBERED_MAX = 1_024
 """Parsed queries kept per route: a few kinds of requests make up all of the traffic that matters."""
 
-_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000}
-_LONG_UNITS_MS = {**_UNITS_MS, "h": 3_600_000, "d": 86_400_000}
 _NAMED_COUNTS = ("one", "quorum", "all")
 
 
@@ -81,6 +80,21 @@ class RepairChoice(msgspec.Struct, frozen=True, gc=False):
     """Which partition to repair."""
 
     partition: int
+    timeout_s: float
+
+
+class LockChoice(msgspec.Struct, frozen=True, gc=False):
+    """How long to try what a lock, a vote or an election is asked for. A wait comes on top of it, in the body."""
+
+    timeout_s: float
+
+
+class LocksChoice(msgspec.Struct, frozen=True, gc=False):
+    """Which page of locks."""
+
+    prefix: str
+    after: str | None
+    limit: int
     timeout_s: float
 
 
@@ -150,6 +164,10 @@ class ParameterSet:
     listing: Parameters[ListChoice]
     placement: Parameters[PlacementChoice]
     repair: Parameters[RepairChoice]
+    lock: Parameters[LockChoice]
+    vote: Parameters[LockChoice]
+    election: Parameters[LockChoice]
+    locks: Parameters[LocksChoice]
     none: Parameters[NoChoice]
 
 
@@ -168,6 +186,10 @@ def parameter_set(default_level: Level) -> ParameterSet:
         ),
         placement=Parameters("a key's placement", ("key", "versions", "timeout"), default_level, _placement),
         repair=Parameters("a repair", ("partition", "timeout"), default_level, _repair),
+        lock=Parameters("a lock", ("timeout",), default_level, _lock),
+        vote=Parameters("a vote", ("timeout",), default_level, _lock),
+        election=Parameters("an election", ("timeout",), default_level, _lock),
+        locks=Parameters("a list of locks", ("prefix", "limit", "after", "timeout"), default_level, _locks),
         none=Parameters("this route", (), default_level, lambda values, level, n: NoChoice()),
     )
 
@@ -212,6 +234,19 @@ def _repair(values: Mapping[str, Any], level: Level, n: int) -> RepairChoice:
     if "partition" not in values:
         raise _bad("partition", "it is needed: the number of the partition to compare, from 0 on")
     return RepairChoice(values["partition"], values.get("timeout", TIMEOUT_S_MAX))
+
+
+def _lock(values: Mapping[str, Any], level: Level, n: int) -> LockChoice:
+    return LockChoice(values.get("timeout", TIMEOUT_S))
+
+
+def _locks(values: Mapping[str, Any], level: Level, n: int) -> LocksChoice:
+    return LocksChoice(
+        values.get("prefix", b"").decode(),
+        values.get("after", b"").decode() or None,
+        values.get("limit", LIST_LIMIT_MAX),
+        values.get("timeout", TIMEOUT_S),
+    )
 
 
 def _split(query: str) -> dict[str, str]:
@@ -265,7 +300,7 @@ def _count(name: str) -> Callable[[str], int | str]:
     def parse(text: str) -> int | str:
         if text in _NAMED_COUNTS:
             return text
-        if _is_number(text):
+        if is_number(text):
             return int(text)
         raise _bad(name, f"{text!a:.40} is no count; write a whole number, one, quorum or all")
 
@@ -274,10 +309,10 @@ def _count(name: str) -> Callable[[str], int | str]:
 
 def parse_timeout(text: str) -> float:
     """`250ms`, `2s` or `1m` in seconds. Raises Problem."""
-    duration_ms = _duration_ms(text, _UNITS_MS)
-    if duration_ms is None:
+    timeout_ms = duration_ms(text, UNITS_MS)
+    if timeout_ms is None:
         raise _bad("timeout", f"{text!a:.40} is no duration; write it like 250ms, 2s or 1m")
-    seconds = duration_ms / 1_000
+    seconds = timeout_ms / 1_000
     if not 0 < seconds <= TIMEOUT_S_MAX:
         raise _bad("timeout", f"{text!a:.40} is out of range; it is 1ms to {TIMEOUT_S_MAX:g}s")
     return seconds
@@ -285,7 +320,7 @@ def parse_timeout(text: str) -> float:
 
 def parse_ttl(text: str) -> int:
     """`250ms`, `30s`, `5m`, `1h` or `7d` in milliseconds. Raises ValueError, saying why."""
-    ttl_ms = _duration_ms(text, _LONG_UNITS_MS)
+    ttl_ms = duration_ms(text, LONG_UNITS_MS)
     if ttl_ms is None:
         raise ValueError(f"{text!a:.40} is no duration; write it like 250ms, 30s, 5m, 1h or 7d")
     if not TTL_S_MIN * 1_000 <= ttl_ms <= TTL_S_MAX * 1_000:
@@ -301,20 +336,14 @@ def _ttl(text: str) -> int:
         raise _bad("ttl", str(fault)) from None
 
 
-def _duration_ms(text: str, units_ms: Mapping[str, int]) -> int | None:
-    digits = text.rstrip("smhd")
-    unit_ms = units_ms.get(text[len(digits) :])
-    return int(digits) * unit_ms if unit_ms is not None and _is_number(digits) else None
-
-
 def _limit(text: str) -> int:
-    if _is_number(text) and 1 <= int(text) <= LIST_LIMIT_MAX:
+    if is_number(text) and 1 <= int(text) <= LIST_LIMIT_MAX:
         return int(text)
     raise _bad("limit", f"{text!a:.40} is no page size; write a number from 1 to {LIST_LIMIT_MAX}")
 
 
 def _partition(text: str) -> int:
-    if _is_number(text):
+    if is_number(text):
         return int(text)
     raise _bad("partition", f"{text!a:.40} is no number of a partition; write a whole number from 0 on")
 
@@ -346,11 +375,6 @@ def _key(text: str) -> bytes:
         return checked_key(_form_decode(text))
     except ValueError as fault:
         raise Problem("bad-key", f"{fault}; a key is 1 to {KEY_BYTES_MAX:,} bytes of UTF-8 without NUL") from None
-
-
-def _is_number(text: str) -> bool:
-    """Without leading zeros, which some read as octal; int() alone takes Arabic digits and 1_000, too."""
-    return text.isascii() and text.isdigit() and len(text) <= 9 and (text == "0" or text[0] != "0")
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {

@@ -34,7 +34,7 @@ class Answer:
     """What aiohttp's connection asks of a response: prepare, write_eof, keep_alive."""
 
     __http_exception__ = False  # aiohttp looks for it on every response
-    __slots__ = ("_request", "body", "common", "headers", "keep_alive", "level", "status")
+    __slots__ = ("_request", "body", "common", "has_waited", "headers", "keep_alive", "level", "status")
 
     def __init__(self, status: int, headers: str, body: bytes, level: str = "") -> None:
         """headers: whole lines, each with its line end, of characters that were checked."""
@@ -43,6 +43,8 @@ class Answer:
         self.body = body
         self.level = level
         """Of the request, for the metrics; empty where there is none."""
+        self.has_waited = False
+        """Whether the client asked to wait for others, so that the time it took says nothing of this node."""
         self.common = ""
         """Header lines that every answer has; the dispatcher's."""
         self.keep_alive = True

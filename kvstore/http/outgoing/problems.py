@@ -25,9 +25,12 @@ CODES: dict[str, tuple[int, str]] = {
     "bad-fence": (400, "The fence can't be used"),
     "forbidden": (403, "Not from there"),
     "not-found": (404, "Nothing there"),
+    "not-held": (404, "Nobody holds the lock"),
     "method-not-allowed": (405, "Not with this method"),
     "not-acceptable": (406, "Not in a form that the client accepts"),
     "slow-body": (408, "The request's body did not arrive in time"),
+    "lock-held": (409, "Others hold the lock"),
+    "lock-lost": (410, "The token holds nothing any more"),
     "version-mismatch": (412, "The value is another one by now"),
     "exists": (412, "There is a value already"),
     "too-large": (413, "Too large"),
@@ -79,6 +82,8 @@ class Problem(Exception):
         self.receipt = ""
         """The KV-Receipt of the answer, of a kv request."""
         self.level = ""
+        self.has_waited = False
+        """See Answer."""
 
 
 def outcome_untouched(method: str) -> Outcome:
@@ -107,6 +112,7 @@ def render(problem: Problem, method: str, request_id: str) -> Answer:
     headers = f"{_PROBLEM}Cache-Control: no-store\r\n{receipt}{problem.headers}"
     answer = Answer(problem.status, headers, body, problem.level)
     answer.keep_alive = not problem.close
+    answer.has_waited = problem.has_waited
     return answer
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kvstore.http.backend import Backend, ClusterView
+from kvstore.http.backend import Backend, ClusterView, LockBackend
 from kvstore.http.incoming.body import Bodies
 from kvstore.http.incoming.parameters import ParameterSet
+from kvstore.http.waiters import Waiters
+from kvstore.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +17,11 @@ class Service:
     """Handed to every group of routes."""
 
     backend: Backend
+    locks: LockBackend
     view: ClusterView
     bodies: Bodies
+    waiters: Waiters
+    metrics: Metrics
     parameters: ParameterSet
     value_bytes_max: int
     wall_ms: Callable[[], int]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from aiohttp.web_request import BaseRequest
@@ -11,17 +11,20 @@ from kvstore.http.outgoing.answer import Answer
 from kvstore.http.routes.batch import Batch
 from kvstore.http.routes.cluster import ClusterPages
 from kvstore.http.routes.convergence import Convergence
+from kvstore.http.routes.elections import Elections
 from kvstore.http.routes.health import Health
 from kvstore.http.routes.kv import KeyValue
 from kvstore.http.routes.listing import Listing
+from kvstore.http.routes.locks import Locks
 from kvstore.http.routes.openapi import OpenApi
 from kvstore.http.routes.service import Service
+from kvstore.http.routes.votes import Votes
 
 KEYS = "/v1/kv/"
 """What comes behind this is a key."""
 
-KeyHandler = Callable[[BaseRequest, str, str], Awaitable[Answer]]
-"""Of the request, the key as it stands in the path, and the query."""
+NameHandler = Callable[[BaseRequest, str, str], Awaitable[Answer]]
+"""Of the request, the key or name as it stands in the path, and the query."""
 PageHandler = Callable[[BaseRequest, str, str], Awaitable[Answer]]
 """Of the request, the query, and the request's id."""
 
@@ -30,20 +33,33 @@ PageHandler = Callable[[BaseRequest, str, str], Awaitable[Answer]]
 class Routes:
     """The handlers, by method."""
 
-    keys: Mapping[str, KeyHandler]
+    named: tuple[tuple[str, Mapping[str, NameHandler]], ...]
+    """By what comes before a key or name, keys first."""
     pages: Mapping[str, Mapping[str, PageHandler]]
     """By path."""
     vital: frozenset[str] = frozenset({"/livez", "/readyz", "/metrics"})
     """Paths that are answered however much there is to do: whoever watches the node must see why."""
 
+    def methods(self, path: str) -> Collection[str]:
+        """What may be done with a path; empty where nothing is served."""
+        found = (handlers for prefix, handlers in self.named if path.startswith(prefix))
+        return next(found, self.pages.get(path, {}))
+
 
 def routes(service: Service, health: Health) -> Routes:
     """All that is served."""
     kv, cluster, listing = KeyValue(service), ClusterPages(service), Listing(service)
+    locks, votes, elections = Locks(service), Votes(service), Elections(service)
     return Routes(
-        keys={"GET": kv.get, "HEAD": kv.get, "PUT": kv.put, "DELETE": kv.delete},
+        named=(
+            (KEYS, {"GET": kv.get, "HEAD": kv.get, "PUT": kv.put, "DELETE": kv.delete}),
+            ("/v1/locks/", _leased(locks.acquire, locks.renew, locks.release, locks.show)),
+            ("/v1/votes/", {"GET": votes.decision, "HEAD": votes.decision, "POST": votes.propose}),
+            ("/v1/elections/", _leased(elections.campaign, elections.renew, elections.resign, elections.show)),
+        ),
         pages={
             "/v1/kv": _readable(listing.get),
+            "/v1/locks": _readable(locks.list_held),
             "/v1/batch": {"POST": Batch(service).post},
             "/v1/repair": {"POST": Convergence(service).repair},
             "/v1/cluster": _readable(cluster.overview),
@@ -54,6 +70,12 @@ def routes(service: Service, health: Health) -> Routes:
             "/openapi.json": _readable(OpenApi(service).get),
         },
     )
+
+
+def _leased(
+    take: NameHandler, renew: NameHandler, give_back: NameHandler, show: NameHandler
+) -> Mapping[str, NameHandler]:
+    return {"GET": show, "HEAD": show, "POST": take, "PUT": renew, "DELETE": give_back}
 
 
 def _readable(handler: PageHandler) -> Mapping[str, PageHandler]:

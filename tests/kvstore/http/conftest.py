@@ -16,6 +16,7 @@ from kvstore.config import Address, MemberAddress, NodeConfig
 from kvstore.http.server import HttpServer
 from kvstore.metrics import Metrics
 from tests.kvstore.http.honest_backend import NOW_MS, HonestBackend, ThreeNodes
+from tests.kvstore.http.honest_locks import HonestLocks
 
 CONFIG: dict[str, Any] = {
     "name": "n1",
@@ -40,6 +41,7 @@ class Node:
 
     server: HttpServer
     backend: HonestBackend
+    locks: HonestLocks
     view: ThreeNodes
     metrics: Metrics
     session: aiohttp.ClientSession
@@ -66,13 +68,13 @@ async def start() -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
         async def start_node(body_timeout_s: float = 30.0, **settings: Any) -> Node:
-            backend, view, metrics = HonestBackend(), ThreeNodes(), Metrics()
+            backend, locks, view, metrics = HonestBackend(), HonestLocks(), ThreeNodes(), Metrics()
             config = NodeConfig(**(CONFIG | settings))
-            server = HttpServer(config, backend, view, metrics, lambda: NOW_MS, body_timeout_s)
+            server = HttpServer(config, backend, locks, view, metrics, lambda: NOW_MS, body_timeout_s)
             await server.start()
             stack.push_async_callback(server.stop, 1.0)
             session = await stack.enter_async_context(aiohttp.ClientSession())
-            return Node(server, backend, view, metrics, session)
+            return Node(server, backend, locks, view, metrics, session)
 
         yield start_node
 

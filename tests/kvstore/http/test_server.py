@@ -66,7 +66,17 @@ async def test_origins(start: Start, origin: str, status: int) -> None:
 
 
 async def test_unknown_paths_are_404(node: Node) -> None:
-    for path in ("/", "/v1", "/v1/kvs", "/v1/locks/x", "/v1/%6bv/k", "//v1/kv/k", "/v1/cluster/"):
+    for path in (
+        "/",
+        "/v1",
+        "/v1/kvs",
+        "/v1/votes",
+        "/v1/elections",
+        "/v1/lock/x",
+        "/v1/%6bv/k",
+        "//v1/kv/k",
+        "/v1/cluster/",
+    ):
         answer = await node.ask("GET", path)
         assert (answer.status, answer.json["code"]) == (404, "not-found"), path
 
