@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from random import Random
-from typing import Literal
+from typing import Literal, get_args
 
 import structlog
 
@@ -24,9 +24,11 @@ from cluster.coordination.merge_back import MergeBack
 from cluster.coordination.primary import Primary
 from cluster.coordination.weak_writing import WeakWriter
 from cluster.link.transport import Transport
+from cluster.locks.locks import ClusterLocks
 from cluster.membership.failure_detector import HEARTBEAT_INTERVAL_S
 from cluster.membership.fitness import Bar, Fitness, Roster
 from cluster.membership.topology import Topology
+from cluster.protocol.lock_messages import LockRequest
 from cluster.protocol.messages import (
     Alive,
     Answer,
@@ -88,6 +90,7 @@ QUICK_BEATS, QUICK_INTERVAL_S = 100, 0.02
 """A node that has just started asks what others remember of it before it takes part, and asks quickly for a while."""
 _COMPARING = frozenset({CompareRoots, CompareLeaves, CompareEntries, RepairPartition})
 _FLOORS = frozenset({Gate, Confirm, Purge})
+_LOCKS = frozenset(get_args(LockRequest))
 log = structlog.get_logger()
 
 
@@ -162,6 +165,9 @@ class ClusterNode:
         )
         self._coordinator = Coordinator(self.context, self.replica, topology, slot, self.weak_writer)
         self._listing = Listing(self.context, self._coordinator.read, topology, slot)
+        self.locks = ClusterLocks(
+            self.context, self.primary, self.handover, topology, slot, tasks, read=self.read, page=self.page
+        )
         self.disk_watch = DiskWatch(engine, commits, self.fitness, disk_reserve_bytes)
         self.wall_watch = WallWatch(clock, self.ballots, self.fitness, topology, slot, clock_offset_max_s)
         parts = Parts(
@@ -203,6 +209,7 @@ class ClusterNode:
         self.recollection.start()
         self._tasks.spawn(self.anti_entropy.run(), "compare with peers")
         self._tasks.spawn(self.floors.run(), "raise floors")
+        self._tasks.spawn(self.locks.keeper.run(), "watch leases")
         self._tasks.spawn(self._beat(), "heartbeat")
 
     # -- what applications ask ---------------------------------------------------------------------------------
@@ -280,6 +287,9 @@ class ClusterNode:
             self.floor_member.handle(request, respond, token)  # type: ignore[arg-type]
         elif kind in _COMPARING:
             self.anti_entropy.handle(request, respond, token)  # type: ignore[arg-type]
+        elif kind in _LOCKS:
+            why_unfit = self.fitness.why_no_writes() if self.fitness.bars else None
+            self.locks.handle(request, age_ms, why_unfit, respond, token)  # type: ignore[arg-type]
         else:
             self.replica.handle(request, respond, token)  # type: ignore[arg-type]
 

@@ -37,6 +37,11 @@ class LeaseWatch:
         if len(self._seen) > LOCKS_MAX:
             self._seen.popitem(last=False)
 
+    def heard_of(self, key: bytes, state: LockState) -> None:
+        """Somebody else has seen this state, a while ago: what this process has seen itself is worth more."""
+        if key not in self._seen:
+            self.saw(key, state)
+
     def over(self, key: bytes) -> frozenset[Identity]:
         """The grants whose whole lease has passed, unrenewed, as far as was seen."""
         now_s = self._clock.monotonic_s()

@@ -41,6 +41,8 @@ class Lock:
     def __init__(self, key: bytes, register: Register, watch: LeaseWatch) -> None:
         """key: what the watch knows the lock by."""
         self.key, self._register, self._watch = key, register, watch
+        self.state: LockState | None = None
+        """As it was when it was last read or changed here; None before the first time."""
 
     async def acquire(self, wish: Wish, timeout_s: float) -> Held | Busy:
         """Takes the lock if it is free, or over. Raises RegisterError.
@@ -56,23 +58,37 @@ class Lock:
         state, _ = await self._step(lambda state, _: renewed(state, token), timeout_s)
         return state.of_token(token)
 
-    async def release(self, token: bytes, timeout_s: float) -> bool:
-        """Gives the token's grant back; False if it held nothing any more. Raises RegisterError."""
-        _, is_new = await self._step(lambda state, _: released(state, token), timeout_s)
-        return is_new
+    async def release(self, token: bytes, timeout_s: float) -> Grant | None:
+        """Gives the token's grant back, and tells which it was; None if it held nothing any more.
 
-    async def hand_on(self, token: bytes, heir: Wish, timeout_s: float) -> tuple[bool, Held | Busy]:
-        """Releases and grants to who is next in one change: whether the token held it, and what became of the heir."""
+        Raises RegisterError.
+        """
+        given_back: Grant | None = None
+
+        def step(state: LockState, _: int) -> LockState | None:
+            nonlocal given_back
+            given_back = state.of_token(token)
+            return released(state, token)
+
+        _, is_new = await self._step(step, timeout_s)
+        return given_back if is_new else None
+
+    async def hand_on(self, token: bytes, heir: Wish, timeout_s: float) -> tuple[Grant | None, Held | Busy]:
+        """Releases and grants to who is next in one change: what the token gave back, and what became of the heir.
+
+        Raises RegisterError.
+        """
         over = self._watch.over(self.key)
+        given_back: Grant | None = None
 
         def step(state: LockState, now_ms: int) -> LockState | None:
+            nonlocal given_back
+            given_back = state.of_token(token)
             left = released(state, token)
-            if left is None:
-                return None
-            return acquired(left, heir, over, now_ms) or left
+            return None if left is None else acquired(left, heir, over, now_ms) or left
 
         state, is_new = await self._step(step, timeout_s)
-        return is_new, self._held_or_busy(state, heir)
+        return given_back if is_new else None, self._held_or_busy(state, heir)
 
     async def expire(self, timeout_s: float) -> LockState:
         """Takes away the grants that are over, if there are any; the state then. Raises RegisterError."""
@@ -82,9 +98,7 @@ class Lock:
 
     async def look(self, timeout_s: float) -> LockState:
         """The state now. Raises NotChanged."""
-        state = decode(await self._register.read(timeout_s))
-        self._watch.saw(self.key, state)
-        return state
+        return self._saw(decode(await self._register.read(timeout_s)))
 
     def _held_or_busy(self, state: LockState, wish: Wish) -> Held | Busy:
         grant = state.of_token(wish.token)
@@ -99,6 +113,9 @@ class Lock:
             return None if after is None or after == before else encode(after)
 
         changed = await self._register.change(function, timeout_s)
-        state = decode(changed.value)
+        return self._saw(decode(changed.value)), changed.is_new
+
+    def _saw(self, state: LockState) -> LockState:
+        self.state = state
         self._watch.saw(self.key, state)
-        return state, changed.is_new
+        return state

@@ -116,9 +116,7 @@ class Node:
             self._identity,
             lambda: self._is_draining,
         )
-        self._http = HttpServer(
-            config, self, self._cluster.locks, self._view, self.metrics, self._clock.wall_ms
-        )
+        self._http = HttpServer(config, self, self._cluster.locks, self._view, self.metrics, self._clock.wall_ms)
         measures = Measures(
             self.metrics,
             self._cluster,
