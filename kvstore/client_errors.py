@@ -8,7 +8,7 @@ ClientError
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -19,8 +19,10 @@ class ClientError(Exception):
 class NoNodeReachable(ClientError):
     """No node could be asked; nothing was applied."""
 
-    def __init__(self, message: str, was_asked: bool = False) -> None:
+    def __init__(self, message: str, failures: Sequence[str] = (), was_asked: bool = False) -> None:
         super().__init__(message)
+        self.failures = tuple(failures)
+        """`ENDPOINT: why`, for each that was tried."""
         self.was_asked = was_asked
         """Whether some node got the question, a read then, and did not answer."""
 

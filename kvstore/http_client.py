@@ -284,7 +284,7 @@ def _given_up(sent: _Sent, failures: Sequence[str], was_asked: bool) -> ClientEr
     if was_asked and not sent.is_read:
         return AnswerLost(f"the request was sent and its answer never came, so it may be applied: {tried}")
     meaning = "" if sent.is_read else ", so nothing was applied"
-    return NoNodeReachable(f"no node could be reached{meaning}: {tried}", was_asked)
+    return NoNodeReachable(f"no node could be reached{meaning}: {tried}", failures, was_asked)
 
 
 def _checked(answer: Answer) -> Answer:
