@@ -16,7 +16,7 @@ from kvstore.http.routes.health import Health
 from kvstore.http.routes.kv import KeyValue
 from kvstore.http.routes.listing import Listing
 from kvstore.http.routes.locks import Locks
-from kvstore.http.routes.openapi import OpenApi
+from kvstore.http.routes.openapi.document import OpenApi
 from kvstore.http.routes.service import Service
 from kvstore.http.routes.votes import Votes
 

@@ -12,7 +12,8 @@ from kvstore.http.incoming.media import accepts, checked_type
 from kvstore.http.outgoing.answer import http_date
 from kvstore.http.outgoing.problems import CODES, Problem
 from kvstore.http.outgoing.receipts import age, receipt, receipt_of_refusal
-from kvstore.http.routes.table import KEYS
+from kvstore.http.routes.health import Health
+from kvstore.http.routes.table import routes
 from tests.kvstore.http.conftest import Node
 from tests.kvstore.http.honest_backend import ThreeNodes
 
@@ -69,23 +70,35 @@ async def test_openapi_describes_what_is_served(node: Node) -> None:
     document = (await node.ask("GET", "/openapi.json")).json
     assert document["openapi"] == "3.1.0"
     for path, operations in document["paths"].items():
-        methods = {method.upper() for method in operations} - {"PARAMETERS"}
-        concrete = path.replace("{key}", "k")
+        methods = {method.upper() for method in operations} - {"PARAMETERS", "DESCRIPTION"}
+        concrete = path.replace("{key}", "k").replace("{name}", "n")
         refused = await node.ask("PROPFIND", concrete)
         assert refused.status == 405, path
         assert set(refused.headers["Allow"].split(", ")) == methods, path
-        assert concrete.startswith(KEYS) or refused.json["outcome"]
+        assert refused.json["outcome"]
     references = set(re.findall(r"#/components/schemas/(\w+)", str(document)))
     assert references == set(document["components"]["schemas"])
+
+
+async def test_all_that_is_served_is_described(node: Node) -> None:
+    served = routes(node.server._service, Health(node.server._service, node.metrics, lambda: False))
+    described = set((await node.ask("GET", "/openapi.json")).json["paths"])
+    assert {re.sub(r"\{\w+\}$", "", path) for path in described} == {
+        *served.pages,
+        *(prefix for prefix, _ in served.named),
+    }
 
 
 async def test_described_parameters_are_the_known_ones(node: Node) -> None:
     document = (await node.ask("GET", "/openapi.json")).json
     for path, method in (("/v1/kv/{key}", "get"), ("/v1/kv/{key}", "put"), ("/v1/kv", "get"), ("/v1/batch", "post"),
-                         ("/v1/cluster/partitions", "get"), ("/livez", "get")):  # fmt: skip
+                         ("/v1/cluster/partitions", "get"), ("/livez", "get"), ("/v1/locks/{name}", "get"),
+                         ("/v1/locks/{name}", "post"), ("/v1/locks", "get"), ("/v1/votes/{name}", "get"),
+                         ("/v1/votes/{name}", "post"), ("/v1/elections/{name}", "get")):  # fmt: skip
         described = document["paths"][path][method].get("parameters", [])
         names = {parameter["name"] for parameter in described if parameter["in"] == "query"}
         headers = {"Content-Type": "application/json"} if method == "post" else {}
-        refused = await node.ask(method.upper(), path.replace("{key}", "k") + "?nonsense=1", headers=headers)
+        concrete = path.replace("{key}", "k").replace("{name}", "n")
+        refused = await node.ask(method.upper(), concrete + "?nonsense=1", headers=headers)
         known = refused.json["detail"].partition("known are: ")[2].rstrip(".")
         assert set(known.split(", ")) - {"none at all"} == names
