@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from kvstore import errors
 from kvstore.client_errors import AnswerLost, ClientError, NoNodeReachable, Problem
 
 
@@ -59,9 +60,25 @@ class CommandFailed(Exception):
         self.code = code
 
 
-def exit_code_of(error: ClientError) -> ExitCode:
+CODE_OF_ERROR: tuple[tuple[type[errors.KvstoreError], ExitCode], ...] = (
+    (errors.NoNodeReachable, ExitCode.UNREACHABLE),
+    (errors.BadRequest, ExitCode.USAGE),
+    (errors.NotAllowed, ExitCode.NOT_ALLOWED),
+    (errors.Unavailable, ExitCode.NOT_APPLIED),
+    (errors.ConditionFailed, ExitCode.CONDITION_FAILED),
+    (errors.LockHeld, ExitCode.CONDITION_FAILED),
+    (errors.LockLost, ExitCode.CONDITION_FAILED),
+    (errors.OutcomeUnknown, ExitCode.UNKNOWN),
+    (errors.ReadFailed, ExitCode.UNKNOWN),
+)
+"""Of the errors that applications are told (kvstore/errors.py); each stands for those below it in the tree."""
+
+
+def exit_code_of(error: ClientError | errors.KvstoreError) -> ExitCode:
     """The exit code that an error of the client becomes."""
     match error:
+        case errors.KvstoreError():
+            return _exit_code_of(error)
         case NoNodeReachable():
             return ExitCode.UNREACHABLE
         case AnswerLost() | Problem(outcome="unknown"):
@@ -69,3 +86,11 @@ def exit_code_of(error: ClientError) -> ExitCode:
         case Problem(status=status):
             return CODE_OF_STATUS.get(status, ExitCode.UNEXPECTED)
     return ExitCode.UNEXPECTED
+
+
+def _exit_code_of(error: errors.KvstoreError) -> ExitCode:
+    """By the error's class or, where no class of the tree fits its status, by the status."""
+    for kind, code in CODE_OF_ERROR:
+        if isinstance(error, kind):
+            return code
+    return CODE_OF_STATUS.get(error.status or 0, ExitCode.UNEXPECTED)

@@ -11,18 +11,24 @@ import sys
 import traceback
 
 import click
+from click.core import ParameterSource
 
 from cli.errors import CommandFailed, ExitCode, exit_code_of
 from cli.options import DEFAULT_ENDPOINTS, OUTPUTS, Choices, option, split_endpoints
 from kvstore.client_errors import ClientError
+from kvstore.errors import KvstoreError
 
 COMMANDS = {
     "serve": "cli.local.serve",
     "dev": "cli.local.dev",
+    "demo": "cli.demo.command",
     "put": "cli.data.keys",
     "get": "cli.data.keys",
     "delete": "cli.data.keys",
     "list": "cli.data.keys",
+    "lock": "cli.locking.commands",
+    "vote": "cli.locking.vote",
+    "elect": "cli.locking.elect",
     "import": "cli.transfer.commands",
     "export": "cli.transfer.commands",
     "status": "cli.cluster",
@@ -71,7 +77,8 @@ def kvstore(context: click.Context, endpoints: str, output: str | None) -> None:
     4 condition failed, 5 not applied for lack of replicas, 6 outcome unknown, 7 not allowed, 8 no node
     reachable, 9 a check found a violation.
     """
-    context.obj = Choices(split_endpoints(endpoints), output)
+    source = context.get_parameter_source("endpoints")
+    context.obj = Choices(split_endpoints(endpoints), output, source or ParameterSource.DEFAULT)
 
 
 def main() -> int:
@@ -89,7 +96,7 @@ def main() -> int:
     except CommandFailed as error:
         _complain(str(error))
         return error.code
-    except ClientError as error:
+    except (ClientError, KvstoreError) as error:
         _complain(str(error))
         return exit_code_of(error)
     except Exception as error:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 DEFAULT_ENDPOINTS = ",".join(f"http://127.0.0.1:{port}" for port in (7001, 7002, 7003))
 """Where `kvstore dev` listens."""
@@ -29,6 +30,26 @@ class Choices:
     endpoints: tuple[str, ...]
     output: str | None
     """"table", "json", or None for what suits stdout."""
+    endpoints_from: ParameterSource = ParameterSource.DEFAULT
+    """Who says so: nobody, the environment, or the command line."""
+    file: str | None = None
+    """The file that takes the place of nodes, for commands that work on either."""
+    file_from: ParameterSource = ParameterSource.DEFAULT
+
+    def chosen_file(self) -> str | None:
+        """The file to work on; None for the nodes. Raises UsageError where both are said in the same place."""
+        if self.file is None or _SAID[self.endpoints_from] > _SAID[self.file_from]:
+            return None
+        if self.endpoints_from is not self.file_from:
+            return self.file
+        one, other = ("KVSTORE_FILE", "KVSTORE_ENDPOINTS") if self.file_from is _ENVIRONMENT else _BOTH_FLAGS
+        raise click.UsageError(f"{one} is a file on this machine and {other} are nodes: give one of them")
+
+
+_ENVIRONMENT = ParameterSource.ENVIRONMENT
+_SAID = {ParameterSource.DEFAULT: 0, _ENVIRONMENT: 1, ParameterSource.COMMANDLINE: 2}
+"""What is said nearer to the command wins."""
+_BOTH_FLAGS = ("--file", "--endpoints")
 
 
 def variable_of(flag: str) -> str:
@@ -47,29 +68,53 @@ def split_endpoints(text: str) -> tuple[str, ...]:
     return tuple(address.strip() for address in text.split(",") if address.strip())
 
 
-def choices_options(command: Decorated) -> Decorated:
-    """`--endpoints` and `-o` behind the command; they win over those before it and over the environment."""
+def endpoints_option(command: Decorated) -> Decorated:
+    """`--endpoints` behind the command; it wins over the one before it and over the environment."""
 
-    def remember_endpoints(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    def remember(context: click.Context, _: click.Parameter, value: str | None) -> None:
         if value is not None:
-            context.ensure_object(Choices).endpoints = split_endpoints(value)
+            choices = context.ensure_object(Choices)
+            choices.endpoints, choices.endpoints_from = split_endpoints(value), ParameterSource.COMMANDLINE
 
-    def remember_output(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    decorate = click.option("--endpoints", metavar="LIST", expose_value=False, callback=remember, help="Nodes to ask.")
+    return decorate(command)
+
+
+def output_option(command: Decorated) -> Decorated:
+    """`-o` behind the command; it wins over the one before it and over the environment."""
+
+    def remember(context: click.Context, _: click.Parameter, value: str | None) -> None:
         if value is not None:
             context.ensure_object(Choices).output = value
 
-    endpoints = click.option(
-        "--endpoints", metavar="LIST", expose_value=False, callback=remember_endpoints, help="Nodes to ask."
-    )
-    output = click.option(
+    decorate = click.option(
         "-o",
         "--output",
         type=click.Choice(OUTPUTS),
         expose_value=False,
-        callback=remember_output,
+        callback=remember,
         help="How to show the answer: a table at a terminal, JSON when piped, unless said.",
     )
-    return endpoints(output(command))
+    return decorate(command)
+
+
+def file_option(command: Decorated) -> Decorated:
+    """`--file`, for commands that work on nodes or on a file alike."""
+
+    def remember(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+        source = context.get_parameter_source(parameter.name or "")
+        choices = context.ensure_object(Choices)
+        if value is not None and source is not None and _SAID[source] >= _SAID[choices.file_from]:
+            choices.file, choices.file_from = value, source
+
+    decorate = option(
+        "--file",
+        metavar="PATH",
+        expose_value=False,
+        callback=remember,
+        help="Work on this file of this machine, in place of nodes.",
+    )
+    return decorate(command)
 
 
 class Duration(click.ParamType[float]):
@@ -138,5 +183,7 @@ def together(options: Sequence[Callable[[Decorated], Decorated]]) -> Callable[[D
     return apply
 
 
+choices_options = together([endpoints_option, output_option])
+store_options = together([file_option, choices_options])
 reading_options = together([consistency_option, read_count_option, timeout_option, receipt_option, choices_options])
 writing_options = together([consistency_option, write_count_option, timeout_option, receipt_option, choices_options])

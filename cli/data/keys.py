@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 NODE_TIMEOUT_S = 5.0
 """How long a node tries when it is not told."""
+_FENCE_HELP = "no higher fence of that lock was seen here; under `lock run` it is given."
 
 
 def query_of(**choices: str | float | None) -> dict[str, str]:
@@ -56,11 +58,27 @@ def condition_headers(if_match: str | None, create: bool, fence: str | None) -> 
     if create:
         headers["If-None-Match"] = "*"
     if fence is not None:
-        lock, equals, number = fence.rpartition("=")
-        if not equals or not lock or not number.isascii() or not number.isdigit():
-            raise click.UsageError(f"--fence {fence!r} is no fence; write LOCK=NUMBER")
-        headers["KV-Fence"] = f"{quote(lock, safe='')}={number}"
+        headers["KV-Fence"] = fence_header(fence, os.environ)
     return headers
+
+
+def fence_header(fence: str, environment: Mapping[str, str]) -> str:
+    """The header of LOCK=NUMBER, or of a bare number under `lock run`. Raises UsageError.
+
+    `lock run` gives its command the number in KVSTORE_FENCE, where --fence reads it from, and the lock's name in
+    KVSTORE_LOCK, so that each write of the command carries the fence without another word.
+    """
+    lock, equals, number = fence.rpartition("=")
+    if not equals:
+        lock = environment.get("KVSTORE_LOCK", "")
+    if not lock or not number.isascii() or not number.isdigit():
+        raise click.UsageError(f"--fence {fence!r} is no fence; write LOCK=NUMBER")
+    if not equals and environment.get("KVSTORE_FILE"):
+        raise click.UsageError(
+            f"the fence in KVSTORE_FENCE is of a lock in the file {environment['KVSTORE_FILE']!r}, and this command "
+            "writes to nodes: they don't know that lock"
+        )
+    return f"{quote(lock, safe='', errors='surrogateescape')}={number}"
 
 
 def checked_content_type(text: str) -> str:
@@ -98,7 +116,7 @@ def _show_receipt(headers: Mapping[str, str]) -> None:
 @click.argument("value")
 @option("--if-match", metavar="VERSION", help="Write only over this version; * is any.")
 @option("--create", is_flag=True, help="Write only where there is no value yet.")
-@option("--fence", metavar="LOCK=NUMBER", help="Write only if no higher fence of that lock was seen here.")
+@option("--fence", metavar="LOCK=NUMBER", help=f"Write only if {_FENCE_HELP}")
 @option("--ttl", type=DURATION, help="The value expires after this time: 30s, 5m, 7d. For ever if not said.")
 @option("--content-type", help="Media type of the value; application/octet-stream if not said.")
 @writing_options
@@ -179,7 +197,7 @@ def _described(key: str, answer: Answer) -> dict[str, Any]:
 @click.command("delete")
 @click.argument("key", type=KEY)
 @option("--if-match", metavar="VERSION", help="Delete only this version; * is any.")
-@option("--fence", metavar="LOCK=NUMBER", help="Delete only if no higher fence of that lock was seen here.")
+@option("--fence", metavar="LOCK=NUMBER", help=f"Delete only if {_FENCE_HELP}")
 @writing_options
 @click.pass_obj
 def delete_command(

@@ -1,0 +1,1 @@
+"""The demo: the product's story, told and checked in one run."""

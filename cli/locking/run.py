@@ -1,0 +1,238 @@
+"""`kvstore lock run`: holds a lock while a command runs, and ends the command when the lock is lost.
+
+The lease is renewed in the background. When no renewal has come through and less of the lease is left than the grace,
+the command is asked to end, so that it is gone, killed if need be, before anybody else may hold the lock. Should the
+lock be taken from us all the same, the fence stops what the command still writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.connection import opened_store
+from cli.errors import CommandFailed, ExitCode
+from cli.locking.command_process import CannotStart, CommandProcess, refuse_what_is_missing
+from cli.locking.names import default_owner, held, lease_options, name_argument, permits_option
+from cli.locking.signals import take_signals
+from cli.options import Choices, option, store_options, variable_of
+from cli.output import note, visible
+from kvstore.errors import KvstoreError, LockHeld, LockLost
+
+if TYPE_CHECKING:
+    from kvstore.client.store import Store
+    from kvstore.client.values import Lease
+
+GRACE_S = 2.0
+"""From SIGTERM to SIGKILL, for a command whose lock is lost."""
+GRACE_SHARE = 1 / 3
+"""Of the lease, at most: a short one must leave time to renew it."""
+RELEASE_S = 5.0
+"""Nobody waits longer for a lock to be given back; its lease frees it, too."""
+_OWN_OPTIONS = ("--ttl", "--wait", "--owner", "--permits")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What to hold, and for which command."""
+
+    name: str
+    owner: str
+    ttl_s: float
+    wait_s: float
+    permits: int
+    command: Sequence[str]
+
+    @property
+    def grace_s(self) -> float:
+        """How long the command may take to end once it must."""
+        return min(GRACE_S, self.ttl_s * GRACE_SHARE)
+
+
+@click.command("run")
+@name_argument
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@lease_options
+@option("--owner", help="Who holds it, for others to see. [default: user@host:pid of this process]")
+@permits_option
+@store_options
+@click.pass_obj
+def run_command(
+    choices: Choices,
+    *,
+    name: str,
+    command: tuple[str, ...],
+    ttl: float,
+    wait: float,
+    owner: str | None,
+    permits: int,
+) -> int:
+    """Hold the lock NAME while COMMAND runs: kvstore lock run NAME -- COMMAND...
+
+    The lock is renewed meanwhile, and released at the end. The command finds its fence in KVSTORE_FENCE (not with
+    --permits, where several hold it rightly) and the lock's name in KVSTORE_LOCK: `kvstore put` and `delete` under it
+    carry the fence by themselves. Signals are passed on. When the lock is lost the command gets SIGTERM, and SIGKILL
+    after 2 s. Exit code: the command's, 128 + the signal that ended it, 127 or 126 if it can't be started; 4 when the
+    lock is held by others, or lost.
+    """
+    who = default_owner(os.getpid()) if owner is None else owner
+    run = LockRun(choices, Wish(name, who, ttl, wait, permits, command))
+    try:
+        refuse_what_is_missing(command[0])
+        return asyncio.run(run.to_its_end())
+    except CannotStart as error:
+        note(f"kvstore: {error}")
+        return error.exit_code
+    except asyncio.CancelledError:
+        return 128 + (run.interrupted_by or signal.SIGINT)
+
+
+class LockRun:
+    """One run, from the wish for the lock to its release."""
+
+    def __init__(self, choices: Choices, wish: Wish) -> None:
+        self._choices, self._wish = choices, wish
+        self._process: CommandProcess | None = None
+        self._task: asyncio.Task[object] | None = None
+        """Ours, for as long as a signal may cancel it: until the command runs."""
+        self.interrupted_by: signal.Signals | None = None
+        """The signal that came before the command was started."""
+
+    async def to_its_end(self) -> int:
+        """The exit code. Raises CannotStart, CommandFailed, KvstoreError; CancelledError when a signal came first."""
+        self._task = asyncio.current_task()
+        taken = take_signals(self._heed)
+        async with opened_store(self._choices) as store:
+            held_lock = await HeldLock.acquired(store, self._wish)
+            try:
+                code = await self._run_command(held_lock, taken)
+            except BaseException:
+                await held_lock.give_back()
+                raise
+            if not await held_lock.give_back():
+                raise self._lost(f"the command ended with exit code {code}, but others may have held it before that")
+            return code
+
+    async def _run_command(self, held_lock: HeldLock, taken: Sequence[signal.Signals]) -> int:
+        """Starts the command and waits for its end, or brings it about."""
+        wish, loop = self._wish, asyncio.get_running_loop()
+        environment = environment_of(os.environ, self._choices, wish, held_lock.fence)
+        process = await CommandProcess.start(wish.command, environment, taken)
+        self._task, self._process = None, process
+        ended = loop.create_task(process.ended())
+        lost = loop.create_task(held_lock.until_lost(wish.grace_s))
+        try:
+            await asyncio.wait([ended, lost], return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                note(f"kvstore: {held_lock.why_lost}; the command is ended")
+                await process.end(wish.grace_s)
+                raise self._lost(f"the command was ended, with exit code {await ended}")
+            return ended.result()
+        finally:
+            self._process = None
+            lost.cancel()
+
+    def _heed(self, number: signal.Signals, from_terminal: bool) -> None:
+        """Passes a signal on. One that comes before the command runs ends the wait, one after it changes nothing."""
+        if self._process is not None:
+            if self._process.own_group or not from_terminal:
+                self._process.send(number)
+        elif self._task is not None:
+            self.interrupted_by = number
+            self._task.cancel()
+
+    def _lost(self, what: str) -> CommandFailed:
+        return CommandFailed(f"the lock {visible(self._wish.name)!r} was lost: {what}", ExitCode.CONDITION_FAILED)
+
+
+class HeldLock:
+    """The lock, renewed in the background from acquired() to give_back()."""
+
+    def __init__(self, store: Store, lease: Lease, sent_s: float) -> None:
+        from kvstore.client.leases import LeaseKeeper  # noqa: PLC0415 - see cli/connection.py
+
+        self._store, self._lease = store, lease
+        self._is_lost = asyncio.Event()
+        self._keeper = LeaseKeeper(store, lease, sent_s, self._is_lost.set)
+
+    @classmethod
+    async def acquired(cls, store: Store, wish: Wish) -> HeldLock:
+        """Stands in line if need be. Raises CommandFailed when it is held by others, and KvstoreError."""
+        sent_s = time.monotonic()
+        try:
+            lease = await store.acquire(
+                wish.name, owner=wish.owner, ttl_s=wish.ttl_s, wait_s=wish.wait_s, permits=wish.permits, timeout_s=None
+            )
+        except LockHeld as error:
+            raise held(wish.name, "the lock", error, wish.wait_s) from error
+        held_lock = cls(store, lease, sent_s)
+        if held_lock._keeper.is_due:  # it stood in line: nobody knows how much of the lease was left by then
+            held_lock = cls(store, lease, time.monotonic())
+            try:
+                await held_lock._keeper.renew()
+            except BaseException:
+                await held_lock.give_back()
+                raise
+        held_lock._keeper.start()
+        return held_lock
+
+    @property
+    def fence(self) -> int:
+        """The number of this grant."""
+        return self._lease.fence
+
+    @property
+    def why_lost(self) -> str:
+        """In words, once until_lost() has ended."""
+        if self._keeper.is_held:
+            return f"the lock {visible(self._lease.name)!r} could not be renewed, and its lease is almost over"
+        return self._keeper.lost().detail.rstrip(".")
+
+    async def until_lost(self, grace_s: float) -> None:
+        """Waits until the lock is lost, or no renewal came through until so much of the lease is left."""
+        while self._keeper.is_held and self._keeper.left_s > grace_s:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._keeper.left_s - grace_s):
+                    await self._is_lost.wait()
+
+    async def give_back(self) -> bool:
+        """Releases it, whatever became of it. False if it was no longer held; trouble is only told."""
+        await self._keeper.stop()
+        was_held = self._keeper.is_held
+        try:
+            await self._store.release(self._lease.name, self._lease.token, timeout_s=RELEASE_S)
+        except LockLost:
+            return False
+        except KvstoreError as error:
+            note(
+                f"kvstore: the lock {visible(self._lease.name)!r} could not be given back; "
+                f"its lease frees it within {self._lease.ttl:g} s: {error}"
+            )
+            return was_held
+        return True
+
+
+def environment_of(ours: Mapping[str, str], choices: Choices, wish: Wish, fence: int) -> dict[str, str]:
+    """What the command finds: ours without the options of this command, and where the lock is, and which.
+
+    A lease in KVSTORE_TTL, say, would be taken by `kvstore put` for the time after which its value expires.
+    """
+    dropped = {variable_of(flag) for flag in _OWN_OPTIONS} | {"KVSTORE_FENCE", "KVSTORE_FILE", "KVSTORE_ENDPOINTS"}
+    environment = {name: value for name, value in ours.items() if name not in dropped}
+    file = choices.chosen_file()
+    if file is None:
+        environment["KVSTORE_ENDPOINTS"] = ",".join(choices.endpoints)
+    else:
+        environment["KVSTORE_FILE"] = str(Path(file).absolute())
+    if wish.permits == 1:
+        environment["KVSTORE_FENCE"] = str(fence)
+    return {**environment, "KVSTORE_LOCK": wish.name}
