@@ -47,5 +47,7 @@ def escape_key(key: bytes) -> str:
 
 def _renderer(log_format: str) -> structlog.typing.Processor:
     if log_format == "console" or (log_format == "auto" and sys.stderr.isatty()):
-        return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        # Its own way of showing tracebacks shows every variable, and so secrets.
+        plain = structlog.dev.plain_traceback
+        return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
     return structlog.processors.JSONRenderer()

@@ -19,22 +19,28 @@ from pathlib import Path
 from kvstore import logs
 from kvstore.config import Address, NodeConfig
 config = NodeConfig(name="n1", data=Path("d"), http=Address("localhost", 1), peer=Address("localhost", 2), members=(),
-                    cluster_secret=b"sesame-open-sesame", log_level="{level}")
+                    cluster_secret=b"sesame-open-sesame", log_level="{level}", log_format="{form}")
 logs.configure(config)
 log = structlog.get_logger()
 log.debug("quiet")
 log.info("started", config=str(config), key=logs.escape_key(b"a\\n{{}}"))
 logging.getLogger("aiohttp.server").warning("from a library")
+def divide(token):
+    return 1 / 0
 try:
-    1 / 0
+    divide("told-to" + "-nobody")
 except ZeroDivisionError:
     log.exception("failed")
 """
 
 
+def logged(level: str, form: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", SCRIPT.format(level=level, form=form)]
+    return subprocess.run(command, capture_output=True, text=True, check=True)
+
+
 def run(level: str) -> tuple[str, list[dict[str, str]]]:
-    command = [sys.executable, "-c", SCRIPT.format(level=level)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = logged(level, "auto")
     return done.stdout, [json.loads(line) for line in done.stderr.splitlines()]
 
 
@@ -47,6 +53,14 @@ def test_piped_logs_are_one_json_object_per_line_on_stderr() -> None:
     assert "ZeroDivisionError" in events[2]["exception"]
     assert events[0]["key"] == "a\\n{}"
     assert "sesame" not in json.dumps(events)
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_tracebacks_show_no_variables(form: str) -> None:
+    shown = logged("info", form).stderr
+    assert "ZeroDivisionError" in shown
+    assert "told-to-nobody" not in shown
+    assert "Warning" not in shown
 
 
 def test_levels_are_kept() -> None:
