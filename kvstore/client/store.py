@@ -5,7 +5,7 @@
 
 Everything that is the same for both (lock objects that renew themselves, comparing values, walking a listing, the
 client without `await`) stands above this interface, and is written once: `AsyncClient(store)` (client/asynchronous.py)
-and `Client(open_store)` (client/facade.py), where `open_store` makes a new store each time it is called.
+and `Client(store)` (client/facade.py). A store is made without an event loop; open() is where it meets its own.
 
 All methods belong to one event loop. Each call has one deadline, `timeout_s` seconds from when it is made; None is the
 store's own. What they raise is a KvstoreError; ValueError and TypeError for arguments that no store could take.
@@ -13,7 +13,7 @@ store's own. What they raise is a KvstoreError; ValueError and TypeError for arg
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from kvstore.client.values import (
@@ -25,10 +25,10 @@ from kvstore.client.values import (
     LockInfo,
     Operation,
     Page,
+    Results,
     Value,
     Written,
 )
-from kvstore.errors import KvstoreError
 
 TIMEOUT_S = 5.0
 """One call's deadline, unless it says otherwise."""
@@ -110,7 +110,7 @@ class Store(Protocol):
         r: Count | None,
         w: Count | None,
         timeout_s: float | None,
-    ) -> list[Value | Written | KvstoreError | None]:
+    ) -> Results:
         """One result for each operation, in order: what was refused is an error in the list and leaves the rest alone.
 
         Operations on one key take effect in the order they stand in. Raises where nothing is known of any of them.
@@ -150,3 +150,7 @@ class Store(Protocol):
     async def decision(self, name: str, *, timeout_s: float | None) -> Decision | None:
         """What the vote decided; None while nothing is."""
         ...
+
+
+Opened = Callable[[], Awaitable[Store]]
+"""The store of a client, opened if it was not."""

@@ -5,9 +5,11 @@ All of it is frozen, compares by what it holds and can be handed to other thread
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
+
+from kvstore.errors import KvstoreError
 
 Consistency = Literal["strong", "weak", "eventual"]
 """How much agreement a request pays for."""
@@ -103,6 +105,15 @@ class Fence(msgspec.Struct, frozen=True):
     fence: int
 
 
+class Fencing(Protocol):
+    """A lock or an election that is held: writes may be given it in place of its fence."""
+
+    @property
+    def fenced(self) -> Fence:
+        """Its fence. Raises LockLost when it is not held any more."""
+        ...
+
+
 class Lease(msgspec.Struct, frozen=True):
     """A grant of a lock."""
 
@@ -174,7 +185,7 @@ class Put(msgspec.Struct, frozen=True):
     value: bytes | str
     if_match: str | None = None
     create: bool = False
-    fence: Fence | None = None
+    fence: Fence | Fencing | None = None
     ttl: float | None = None
     content_type: str | None = None
 
@@ -190,7 +201,15 @@ class Delete(msgspec.Struct, frozen=True):
 
     key: str
     if_match: str | None = None
-    fence: Fence | None = None
+    fence: Fence | Fencing | None = None
 
 
 Operation = Put | Get | Delete
+Results = list[Value | Written | KvstoreError | None]
+"""Of a batch: one for each operation, in order."""
+LockInfos = list[LockInfo]
+
+
+def fence_of(fence: Fence | Fencing | None) -> Fence | None:
+    """The fence itself. Raises LockLost for a lock that is not held any more."""
+    return fence if fence is None or isinstance(fence, Fence) else fence.fenced

@@ -21,6 +21,7 @@ from kvstore.client.values import (
     Receipt,
     Value,
     Written,
+    fence_of,
 )
 from kvstore.http_client import Answer
 
@@ -65,8 +66,8 @@ def operation_json(operation: Operation) -> dict[str, Any]:
                 told["content_type"] = operation.content_type
     if operation.if_match is not None:
         told["if_match"] = operation.if_match
-    if operation.fence is not None:
-        told["fence"] = fence_text(operation.fence)
+    if (fence := fence_of(operation.fence)) is not None:
+        told["fence"] = fence_text(fence)
     return told
 
 

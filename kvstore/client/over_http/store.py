@@ -36,10 +36,11 @@ from kvstore.client.values import (
     LockInfo,
     Operation,
     Page,
+    Results,
     Value,
     Written,
 )
-from kvstore.errors import BadRequest, KvstoreError, LockLost
+from kvstore.errors import BadRequest, LockLost
 from kvstore.http_client import HttpClient
 from kvstore.paths import key_path
 
@@ -156,7 +157,7 @@ class HttpStore:
         r: Count | None,
         w: Count | None,
         timeout_s: float | None,
-    ) -> list[Value | Written | KvstoreError | None]:
+    ) -> Results:
         """One result for each operation, in order."""
         only_reads = all(isinstance(operation, Get) for operation in operations)
         kind = Kind.REPEATABLE if only_reads else Kind.WRITE
@@ -164,7 +165,7 @@ class HttpStore:
         call = Call(kind, "POST", "/v1/batch", _query(consistency=consistency, r=r, w=w), _JSON, body)
         answer = await self._caller.send(call, self._deadline(timeout_s))
         receipt = receipt_of(answer.headers)
-        results: list[Value | Written | KvstoreError | None] = []
+        results: Results = []
         for operation, result in zip(operations, answer.json()["results"], strict=True):
             is_read = isinstance(operation, Get)
             if result["status"] < 400:
