@@ -24,6 +24,7 @@ TAKE_OVER_S = 30.0
 """How long the successor waits in line."""
 ANSWER_S = 20.0
 """For one line from the holder."""
+LAST_WORDS_CHARACTERS = 1000
 
 
 async def fencing(stage: Stage, story: Story) -> None:
@@ -71,18 +72,21 @@ class Holder:
 
     def __init__(self, stage: Stage) -> None:
         self._endpoints = ",".join(stage.url(name) for name in stage.names)
+        self._log = stage.folder / "process-a.log"
         self._process: asyncio.subprocess.Process
 
     async def __aenter__(self) -> Holder:
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "cli.demo.paused_holder"),
-            *(self._endpoints, LOCK, KEY, str(TTL_S)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=nodes_environment(os.environ),
-            process_group=0,  # Ctrl-C is ours to heed
-            preexec_fn=dying_with(os.getpid()),
-        )
+        with self._log.open("wb") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "cli.demo.paused_holder"),
+                *(self._endpoints, LOCK, KEY, str(TTL_S)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env=nodes_environment(os.environ),
+                process_group=0,  # Ctrl-C is ours to heed
+                preexec_fn=dying_with(os.getpid()),
+            )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -100,7 +104,8 @@ class Holder:
             raise NotSeen(f"process A said nothing for {ANSWER_S:g} s") from error
         told = json.loads(line) if line else {"event": "its end"}
         if told["event"] != event:
-            raise NotSeen(f"process A was to tell {event!r} and told {told}")
+            last_words = self._log.read_text(errors="replace")[-LAST_WORDS_CHARACTERS:]
+            raise NotSeen(f"process A was to tell {event!r} and told {told}\n{last_words}")
         return dict(told)
 
     @property

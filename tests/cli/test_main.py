@@ -17,13 +17,19 @@ from kvstore.settings import SETTINGS
 
 
 def commands() -> dict[str, click.Command]:
+    """All commands, those of groups too, as `lock run`."""
     context = click.Context(program.kvstore)
     found = {name: program.kvstore.get_command(context, name) for name in program.COMMANDS}
-    return {name: command for name, command in found.items() if command is not None}
+    there = {name: command for name, command in found.items() if command is not None}
+    groups = {name: command for name, command in there.items() if isinstance(command, click.Group)}
+    return there | {
+        f"{name} {below}": group.commands[below] for name, group in groups.items() for below in group.commands
+    }
 
 
 def test_every_command_is_there_and_has_help() -> None:
-    assert set(commands()) == set(program.COMMANDS)
+    assert {name for name in commands() if " " not in name} == set(program.COMMANDS)
+    assert {"lock run", "elect leader"} <= set(commands())
     assert all(command.help for command in commands().values())
 
 
@@ -44,7 +50,9 @@ def test_serve_has_an_option_for_every_setting() -> None:
     assert {setting.flag for setting in SETTINGS} <= flags
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["dev", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["serve", "--help"], ["dev", "--help"], ["lock", "run", "--help"], ["demo", "--help"]]
+)
 def test_help_imports_neither_tables_nor_clients(arguments: list[str]) -> None:
     script = f"""
 import sys
