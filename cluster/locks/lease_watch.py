@@ -27,6 +27,11 @@ class LeaseWatch:
         self._clock = clock
         self._seen: OrderedDict[bytes, dict[Identity, tuple[float, Grant]]] = OrderedDict()
 
+    @property
+    def now_s(self) -> float:
+        """By the clock that leases are watched with."""
+        return self._clock.monotonic_s()
+
     def saw(self, key: bytes, state: LockState) -> None:
         """The register of this lock was read or changed, and held this state."""
         before = self._seen.pop(key, {})

@@ -10,13 +10,18 @@ such a change is as strong as any object there is.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import msgspec
 
 from cluster.locks.lease_watch import LeaseWatch
 from cluster.locks.lock_state import Grant, LockState, Wish, acquired, decode, encode, expired, released, renewed
-from cluster.locks.register import Register
+from cluster.locks.register import MayBeChanged, Register
+
+PAUSE_S = 0.02
+"""Between two tries of a step, after one of which nobody knows what became."""
+TRY_S_MIN = 0.001
 
 Step = Callable[[LockState, int], LockState | None]
 
@@ -50,12 +55,12 @@ class Lock:
         After MayBeChanged the wish may be granted, now or later: acquire() again, or release().
         """
         over = self._watch.over(self.key)
-        state, _ = await self._step(lambda state, now_ms: acquired(state, wish, over, now_ms), timeout_s)
+        state = await self._step(lambda state, now_ms: acquired(state, wish, over, now_ms), timeout_s)
         return self._held_or_busy(state, wish)
 
     async def renew(self, token: bytes, timeout_s: float) -> Grant | None:
         """Begins the token's lease anew; None if it holds nothing any more. Raises RegisterError."""
-        state, _ = await self._step(lambda state, _: renewed(state, token), timeout_s)
+        state = await self._step(lambda state, _: renewed(state, token), timeout_s)
         return state.of_token(token)
 
     async def release(self, token: bytes, timeout_s: float) -> Grant | None:
@@ -67,11 +72,11 @@ class Lock:
 
         def step(state: LockState, _: int) -> LockState | None:
             nonlocal given_back
-            given_back = state.of_token(token)
+            given_back = state.of_token(token) or given_back  # a second try may find that the first one did it
             return released(state, token)
 
-        _, is_new = await self._step(step, timeout_s)
-        return given_back if is_new else None
+        await self._step(step, timeout_s)
+        return given_back
 
     async def hand_on(self, token: bytes, heir: Wish, timeout_s: float) -> tuple[Grant | None, Held | Busy]:
         """Releases and grants to who is next in one change: what the token gave back, and what became of the heir.
@@ -83,18 +88,17 @@ class Lock:
 
         def step(state: LockState, now_ms: int) -> LockState | None:
             nonlocal given_back
-            given_back = state.of_token(token)
+            given_back = state.of_token(token) or given_back
             left = released(state, token)
             return None if left is None else acquired(left, heir, over, now_ms) or left
 
-        state, is_new = await self._step(step, timeout_s)
-        return given_back if is_new else None, self._held_or_busy(state, heir)
+        state = await self._step(step, timeout_s)
+        return given_back, self._held_or_busy(state, heir)
 
     async def expire(self, timeout_s: float) -> LockState:
         """Takes away the grants that are over, if there are any; the state then. Raises RegisterError."""
         over = self._watch.over(self.key)
-        state, _ = await self._step(lambda state, _: expired(state, over), timeout_s)
-        return state
+        return await self._step(lambda state, _: expired(state, over), timeout_s)
 
     async def look(self, timeout_s: float) -> LockState:
         """The state now. Raises NotChanged."""
@@ -106,14 +110,24 @@ class Lock:
             return Held(grant)
         return Busy(state, self._watch.next_end_s(self.key) or 0.0)
 
-    async def _step(self, step: Step, timeout_s: float) -> tuple[LockState, bool]:
+    async def _step(self, step: Step, timeout_s: float) -> LockState:
+        """The state after the step. Each of them may be tried again when nobody knows whether it was done."""
+
         def function(value: bytes | None, now_ms: int) -> bytes | None:
             before = decode(value)
             after = step(before, now_ms)
             return None if after is None or after == before else encode(after)
 
-        changed = await self._register.change(function, timeout_s)
-        return self._saw(decode(changed.value)), changed.is_new
+        ends_s = self._watch.now_s + timeout_s
+        while True:
+            try:
+                changed = await self._register.change(function, max(ends_s - self._watch.now_s, TRY_S_MIN))
+            except MayBeChanged:
+                if self._watch.now_s + PAUSE_S >= ends_s:
+                    raise
+                await asyncio.sleep(PAUSE_S)
+            else:
+                return self._saw(decode(changed.value))
 
     def _saw(self, state: LockState) -> LockState:
         self.state = state

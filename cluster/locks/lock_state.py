@@ -115,11 +115,13 @@ def encode(state: LockState) -> bytes:
 def acquired(state: LockState, wish: Wish, over: Collection[Identity], now_ms: int) -> LockState | None:
     """The state once the wish is granted; None while others hold all there is, or hold it with other permits.
 
-    over: the grants whose lease is known to be over; those of them that still stand are taken away. A wish that was
-    granted before, and not lost since, is granted as it stands: asking twice takes no second permit.
+    over: the grants whose lease is known to be over; those of them that still stand are taken away, the wish's own too.
+    A wish that was granted before, and not lost since, keeps its grant: asking twice takes no second permit. Its lease
+    begins anew, for whoever asks again counts from then, and others may have watched the grant for a while.
     """
-    if state.of_token(wish.token) is not None:
-        return state
+    own = state.of_token(wish.token)
+    if own is not None and own.identity not in over:
+        return renewed(state, wish.token)
     grants = tuple(grant for grant in state.grants if grant.identity not in over)
     permits = state.permits if grants else wish.permits
     if len(grants) >= permits or permits != wish.permits:

@@ -1,0 +1,355 @@
+"""Locks on real nodes in virtual time: keepers that die, pause or are mistaken, desks that do, and late messages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from random import Random
+
+import pytest
+
+from cluster.locks.desk import FRESH_SHARE
+from cluster.locks.keeper import SILENT_S
+from cluster.locks.lock_state import lock_key
+from cluster.locks.outcomes import LockBusy, LockGranted, LockLost, LockReleased, LockShown
+from cluster.locks.vote import Proposal, Voted
+from cluster.protocol.lock_messages import LockAcquire, LockConfirm, LockMuster, LockOffer, LockStep, LockWaiting
+from cluster.protocol.messages import Accept, Prepare
+from cluster.requests import Unavailable, Unknown
+from tests.coordination.lockers import Connection, Locker, lock_led_by
+from tests.coordination.three_nodes import TURN_S, Cluster, Fate, form_cluster, until
+
+LEASES_S = 60.0
+
+
+async def held_by(cluster: Cluster, lock: str, at: int = 1) -> list[str]:
+    shown = await cluster.nodes[at].locks.show(lock, 5.0)
+    assert isinstance(shown, LockShown)
+    return [holder.owner for holder in shown.holders]
+
+
+async def test_a_lock_goes_from_hand_to_hand_through_any_node() -> None:
+    cluster = await form_cluster()
+    fences = []
+    for at in (0, 1, 2, 0):
+        locker = Locker(cluster, f"at {at}")
+        outcome = await locker.acquire(at, "lock")
+        assert isinstance(outcome, LockGranted)
+        fences.append(outcome.fence)
+        other = await Locker(cluster, "other").acquire((at + 1) % 3, "lock")
+        assert isinstance(other, LockBusy)
+        assert other.owner == f"at {at}"
+        released = await cluster.nodes[(at + 2) % 3].locks.release("lock", locker.token, 5.0)
+        assert released == LockReleased(outcome.fence)
+        assert isinstance(await cluster.nodes[at].locks.release("lock", locker.token, 5.0), LockLost)
+    assert fences == sorted(set(fences))
+
+
+async def test_a_keeper_that_dies_while_its_line_is_long_leaves_it_in_order() -> None:
+    cluster = await form_cluster()
+    lock = lock_led_by(cluster, 0)
+    first = Locker(cluster, "first")
+    await first.acquire(1, lock)
+    order: list[str] = []
+
+    async def turn(name: str, at: int) -> None:
+        locker = Locker(cluster, name)
+        assert isinstance(await locker.acquire(at, lock, wait_s=300), LockGranted)
+        order.append(name)
+        await cluster.nodes[at].locks.release(lock, locker.token, 5.0)
+
+    turns = []
+    for number in range(12):
+        turns.append(asyncio.ensure_future(turn(f"w{number}", 1 + number % 2)))
+        await asyncio.sleep(TURN_S)
+    cluster.network.cut_off(0)
+    assert isinstance(await cluster.nodes[2].locks.release(lock, first.token, 5.0), LockReleased)
+    await asyncio.gather(*turns)
+    assert order == [f"w{number}" for number in range(12)]
+
+
+async def test_a_new_keeper_asks_who_waits_before_it_grants_anything() -> None:
+    """Node 1 becomes the keeper and is asked by its own client first; the one that waits at node 2 came before."""
+    cluster = await form_cluster()
+    lock = lock_led_by(cluster, 0)
+    keepers = cluster.topology.replicas_of(lock_key(lock))
+    holder, early, late = (Locker(cluster, name) for name in ("holder", "early", "late"))
+    await holder.acquire(keepers[1], lock)
+    waiting = asyncio.ensure_future(early.acquire(keepers[2], lock, wait_s=100))
+    await asyncio.sleep(TURN_S)
+    cluster.network.treat(Fate.SILENT, LockWaiting)  # no desk speaks unasked
+    cluster.network.cut_off(0)
+    await cluster.nodes[keepers[1]].locks.release(lock, holder.token, 5.0)
+    outcome = await late.acquire(keepers[1], lock)
+    assert isinstance(outcome, LockBusy)
+    assert outcome.owner == "early"
+    assert isinstance(await waiting, LockGranted)
+
+
+async def test_a_lease_is_counted_anew_by_a_new_keeper_and_never_shorter() -> None:
+    cluster = await form_cluster()
+    lock = lock_led_by(cluster, 0)
+    loop = asyncio.get_running_loop()
+    holder = Locker(cluster, "holder", ttl_s=10)
+    await holder.acquire(1, lock)
+    began_s = loop.time()
+    await asyncio.sleep(6)
+    cluster.network.cut_off(0)
+    contender = Locker(cluster, "contender")
+    outcome = await contender.acquire(2, lock, wait_s=60)
+    assert isinstance(outcome, LockGranted)
+    assert loop.time() - began_s >= 10
+    assert isinstance(await cluster.nodes[1].locks.renew(lock, holder.token, 5.0), LockLost)
+
+
+async def test_a_renewal_through_a_keeper_that_others_take_for_dead_keeps_the_lease() -> None:
+    """Two nodes keep the lock. The one that watches sees the renewal in the register, for it takes over by a change
+    of exactly the grant that it has watched."""
+    cluster = await form_cluster()
+    lock = lock_led_by(cluster, 0)
+    keepers = cluster.topology.replicas_of(lock_key(lock))
+    holder = Locker(cluster, "holder", ttl_s=10)
+    await holder.acquire(0, lock)
+    contender = asyncio.ensure_future(Locker(cluster, "contender").acquire(keepers[1], lock, wait_s=50))
+    await asyncio.sleep(TURN_S)
+    cluster.network.treat(Fate.UNSENT, LockAcquire, LockWaiting, LockStep, source=keepers[1], target=0)
+    for _ in range(8):
+        await asyncio.sleep(4)
+        assert isinstance(await cluster.nodes[0].locks.renew(lock, holder.token, 5.0), LockGranted)
+        assert not contender.done()
+        assert await held_by(cluster, lock) == ["holder"]
+    contender.cancel()
+
+
+async def test_a_grant_whose_desk_can_not_be_reached_is_given_back_and_the_next_has_it() -> None:
+    cluster = await form_cluster()
+    lock = lock_led_by(cluster, 0)
+    holder = Locker(cluster, "holder")
+    await holder.acquire(0, lock)
+    lost = asyncio.ensure_future(Locker(cluster, "lost", ttl_s=LEASES_S).acquire(1, lock, wait_s=100))
+    await asyncio.sleep(TURN_S)
+    following = asyncio.ensure_future(Locker(cluster, "following").acquire(2, lock, wait_s=100))
+    await asyncio.sleep(TURN_S)
+    cluster.network.treat(Fate.UNSENT, LockOffer, LockConfirm, target=1, then=None)
+    began_s = asyncio.get_running_loop().time()
+    await cluster.nodes[0].locks.release(lock, holder.token, 5.0)
+    assert isinstance(await following, LockGranted)
+    assert asyncio.get_running_loop().time() - began_s < 2 * SILENT_S
+    lost.cancel()
+
+
+async def test_an_offer_that_is_lost_is_made_again_and_is_the_same_grant() -> None:
+    cluster = await form_cluster()
+    lock = lock_led_by(cluster, 0)
+    holder, waiter = Locker(cluster, "holder"), Locker(cluster, "waiter", ttl_s=LEASES_S)
+    await holder.acquire(0, lock)
+    waiting = asyncio.ensure_future(waiter.acquire(1, lock, wait_s=100))
+    await asyncio.sleep(TURN_S)
+    cluster.network.treat(Fate.LOST, LockOffer)
+    await cluster.nodes[0].locks.release(lock, holder.token, 5.0)
+    await asyncio.sleep(TURN_S)
+    cluster.network.heal()
+    outcome = await waiting
+    assert isinstance(outcome, LockGranted)
+    assert await held_by(cluster, lock) == ["waiter"]
+
+
+async def test_a_told_grant_is_not_given_back_when_a_second_keeper_offers_it_too() -> None:
+    """The answer to the offer is lost; the waiter stands in another keeper's line, too."""
+    cluster = await form_cluster()
+    lock = lock_led_by(cluster, 0)
+    keepers = cluster.topology.replicas_of(lock_key(lock))
+    holder, waiter = Locker(cluster, "holder"), Locker(cluster, "waiter", ttl_s=LEASES_S)
+    await holder.acquire(0, lock)
+    waiting = asyncio.ensure_future(waiter.acquire(keepers[2], lock, wait_s=100))
+    await asyncio.sleep(TURN_S)
+    line = cluster.nodes[keepers[2]].locks.desk._muster(cluster_partition(cluster, lock))
+    second = cluster.nodes[keepers[1]].locks.keeper
+    await cluster.nodes[0].locks.release(lock, holder.token, 5.0)
+    granted = await waiting
+    assert isinstance(granted, LockGranted)
+    second.offer(line[0], granted)  # it had confirmed before the first one's offer came
+    await asyncio.sleep(1)
+    assert await held_by(cluster, lock) == ["waiter"]
+
+
+async def test_who_has_gone_before_the_grant_is_passed_over_and_after_it_holds_nothing() -> None:
+    cluster = await form_cluster()
+    lock = lock_led_by(cluster, 0)
+    holder, gone = Locker(cluster, "holder"), Locker(cluster, "gone", ttl_s=LEASES_S)
+    await holder.acquire(0, lock)
+    left = asyncio.ensure_future(gone.acquire(1, lock, wait_s=100))
+    await asyncio.sleep(TURN_S)
+    stays = asyncio.ensure_future(Locker(cluster, "stays").acquire(2, lock, wait_s=100))
+    await asyncio.sleep(TURN_S)
+    gone.connection.end()
+    await left
+    await cluster.nodes[0].locks.release(lock, holder.token, 5.0)
+    assert isinstance(await stays, LockGranted)
+
+    free = lock_led_by(cluster, 1)
+    absent = Connection()
+    absent.end()
+    await Locker(cluster, "absent", ttl_s=LEASES_S, connection=absent).acquire(2, free)
+    await asyncio.sleep(1)
+    assert await held_by(cluster, free) == []
+
+
+async def test_a_grant_that_took_long_is_renewed_before_it_is_told() -> None:
+    """The answer is on its way for most of the lease. The client hears of it only once the lease has begun anew."""
+    cluster = await form_cluster()
+    lock = lock_led_by(cluster, 0)
+    slow_s = 10 * FRESH_SHARE + 1
+    cluster.network.treat(Fate.DELIVERED, LockAcquire, answer_after_s=slow_s)
+    locker = Locker(cluster, "slow", ttl_s=10)
+    outcome = await locker.acquire(1, lock, timeout_s=8)
+    assert isinstance(outcome, LockGranted)
+    told_s = asyncio.get_running_loop().time()
+    cluster.network.heal()
+    contender = await Locker(cluster, "contender").acquire(2, lock, wait_s=60)
+    assert isinstance(contender, LockGranted)
+    assert asyncio.get_running_loop().time() - told_s >= 10 - 2 * TURN_S
+
+
+async def test_a_grant_that_is_over_before_it_can_be_told_is_not_told() -> None:
+    cluster = await form_cluster()
+    lock = lock_led_by(cluster, 0)
+    await Locker(cluster, "nobody").acquire(0, lock_led_by(cluster, 0), timeout_s=1)
+    await asyncio.sleep(11)  # the keeper knows by now who waits, and asks no desk
+    cluster.network.treat(Fate.DELIVERED, LockAcquire, source=1, answer_after_s=12)
+    late = asyncio.ensure_future(Locker(cluster, "late", ttl_s=10).acquire(1, lock, wait_s=100))
+    await asyncio.sleep(1)
+    other = Locker(cluster, "other", ttl_s=LEASES_S)
+    assert isinstance(await other.acquire(2, lock, wait_s=100), LockGranted)
+    await asyncio.sleep(5)
+    assert not late.done()
+    assert await held_by(cluster, lock) == ["other"]
+    cluster.network.heal()
+    await cluster.nodes[2].locks.release(lock, other.token, 5.0)
+    assert isinstance(await late, LockGranted)
+
+
+async def test_nobody_is_left_holding_what_a_client_was_told_is_unknown() -> None:
+    cluster = await form_cluster()
+    lock = lock_led_by(cluster, 0)
+    cluster.network.treat(Fate.ANSWER_LOST, LockAcquire)
+    outcome = await Locker(cluster, "unlucky", ttl_s=LEASES_S).acquire(1, lock)
+    assert isinstance(outcome, Unknown)
+    cluster.network.heal()
+    await asyncio.sleep(1)
+    assert await held_by(cluster, lock) == []
+
+
+async def test_a_lost_majority_is_told_as_such() -> None:
+    cluster = await form_cluster()
+    lock = lock_led_by(cluster, 0)
+    holder = Locker(cluster, "holder")
+    await holder.acquire(0, lock)
+    cluster.network.cut_off(1)
+    cluster.network.cut_off(2)
+    for outcome in (
+        await Locker(cluster, "other").acquire(0, lock),
+        await cluster.nodes[0].locks.renew(lock, holder.token, 5.0),
+        await cluster.nodes[0].locks.release(lock, holder.token, 5.0),
+        await cluster.nodes[0].locks.propose("vote", Proposal("c", b"1"), 5.0),
+    ):
+        assert isinstance(outcome, Unavailable)
+        assert (outcome.needed, outcome.got) == (2, 1)
+
+
+async def test_a_node_that_stops_ends_its_waits() -> None:
+    cluster = await form_cluster()
+    await Locker(cluster, "holder").acquire(0, "lock")
+    waiting = asyncio.ensure_future(Locker(cluster, "waiter").acquire(1, "lock", wait_s=100))
+    await asyncio.sleep(TURN_S)
+    cluster.nodes[1].locks.stop_waiting()
+    outcome = await waiting
+    assert isinstance(outcome, Unavailable)
+    assert "stopping" in outcome.reason
+
+
+async def test_a_vote_proposed_everywhere_at_once_has_one_winner() -> None:
+    cluster = await form_cluster()
+    for number in range(50):
+        told = await asyncio.gather(
+            *(
+                node.locks.propose(f"v{number}", Proposal(f"c{slot}", b"1"), 5.0)
+                for slot, node in enumerate(cluster.nodes)
+            )
+        )
+        voted = [outcome for outcome in told if isinstance(outcome, Voted)]
+        assert len(voted) == 3
+        assert len({outcome.decision.winner.candidate for outcome in voted}) == 1
+        assert sum(outcome.is_new for outcome in voted) == 1
+
+
+@pytest.mark.parametrize("seed", range(24))
+async def test_at_most_one_holds_a_lock_whatever_the_network_does(seed: int) -> None:
+    """Clients with leases, some of which die or pause; nodes that are cut off; messages that are lost or late."""
+    chance = Random(seed)
+    cluster = await form_cluster()
+    loop = asyncio.get_running_loop()
+    ends_s = loop.time() + 120
+    holds: dict[str, tuple[str, float]] = {}
+    fences: defaultdict[str, int] = defaultdict(int)
+    sections = 0
+    locks = ["a", "b"]
+
+    async def client(name: str) -> None:
+        nonlocal sections
+        while loop.time() < ends_s:
+            lock, at = chance.choice(locks), chance.randrange(3)
+            locker = Locker(cluster, name, ttl_s=chance.choice((1.0, 3.0, 8.0)))
+            began_s, wait_s = loop.time(), chance.choice((0.0, 2.0, 20.0))
+            outcome = await locker.acquire(at, lock, wait_s=wait_s, timeout_s=2.0)
+            if not isinstance(outcome, LockGranted):
+                await asyncio.sleep(chance.random())
+                continue
+            # One that did not wait counts from when it asked, one that did from a renewal of its own.
+            if wait_s:
+                began_s = loop.time()
+                if not isinstance(await cluster.nodes[at].locks.renew(lock, locker.token, 2.0), LockGranted):
+                    continue
+            until_s = began_s + locker.ttl_s
+            if loop.time() >= until_s:
+                continue
+            other = holds.get(lock)
+            assert other is None or other[1] <= loop.time(), f"{name} and {other} hold {lock} (seed {seed})"
+            assert outcome.fence > fences[lock], f"fences of {lock} don't grow (seed {seed})"
+            holds[lock], fences[lock] = (name, until_s), outcome.fence
+            sections += 1
+            if chance.random() < 0.2:
+                continue  # it dies, or sleeps for ever
+            await asyncio.sleep(min(chance.random(), until_s - loop.time()))
+            if holds[lock] == (name, until_s):
+                del holds[lock]
+                await cluster.nodes[chance.randrange(3)].locks.release(lock, locker.token, 2.0)
+
+    async def trouble() -> None:
+        kinds = (LockAcquire, LockStep, LockWaiting, LockConfirm, LockOffer, LockMuster, Prepare, Accept)
+        while loop.time() < ends_s:
+            await asyncio.sleep(chance.random() * 4)
+            slot = chance.randrange(3)
+            what = chance.randrange(4)
+            if what == 0:
+                cluster.network.cut_off(slot)
+                await asyncio.sleep(chance.random() * 5)
+                cluster.network.rejoin(slot)
+            else:
+                fate = chance.choice((Fate.LOST, Fate.ANSWER_LOST, Fate.SILENT, Fate.DELIVERED))
+                late_s = chance.random() * 3
+                cluster.network.treat(fate, *chance.sample(kinds, 3), target=slot, answer_after_s=late_s)
+                await asyncio.sleep(chance.random() * 2)
+                cluster.network.heal()
+
+    await asyncio.gather(trouble(), *(client(f"c{number}") for number in range(6)))
+    cluster.network.heal()
+    assert sections > 20
+    last = Locker(cluster, "last")
+    for lock in locks:
+        assert isinstance(await last.acquire(0, lock, wait_s=60), LockGranted)
+    await until(lambda: not any(len(node.locks.desk) for node in cluster.nodes))
+
+
+def cluster_partition(cluster: Cluster, lock: str) -> int:
+    return cluster.nodes[0].trees.partition_of(lock_key(lock))
