@@ -171,7 +171,7 @@ class _Tries:
                 raise AppliedBefore from told
             raise told
         # What a node said counts for more than that another could not be reached.
-        if self._error is None or not isinstance(told, NoNodeReachable):
+        if not (isinstance(told, NoNodeReachable) and self._has_answer):
             self._error = told
         if self._now_s() - began_s > self._timeout_s:  # it waited for a lock until now: trouble begins here
             self._trouble_since_s = self._now_s()
@@ -199,6 +199,10 @@ class _Tries:
                 tried = "; ".join(f"{endpoint}: {why}" for endpoint, why in self._unreached.items())
                 return NoNodeReachable(f"No node could be reached, so nothing was applied: {tried}.")
         return NoNodeReachable(_sentence(error))
+
+    @property
+    def _has_answer(self) -> bool:
+        return self._error is not None and not isinstance(self._error, NoNodeReachable)
 
     async def _pause(self, pause_s: float) -> None:
         if pause_s + LEFT_S_MIN > self._patience_s():
