@@ -30,14 +30,16 @@ def grant_unknown(ttl_ms: int) -> str:
 def held_problem(outcome: LockBusy, permits: int) -> Problem:
     """Others hold what was asked for."""
     again_s = max(1, math.ceil(outcome.retry_after_s))
-    if outcome.permits == permits:
-        detail = "Others hold it, and the wait is over"
+    if not outcome.owner:
+        detail = "Others have waited for it before this, and have the turn"
+    elif outcome.permits == permits:
+        detail = "Others hold it"
     else:
         detail = f"It is held with {_permits(outcome.permits)}, and this asks for {_permits(permits)}"
     return Problem(
         "lock-held",
-        f"{detail}; nothing was granted. Retry-After says when the first lease may be over if nobody renews it; "
-        "with `wait` this node says when it is free.",
+        f"{detail}; nothing was granted. Retry-After says when the first lease may be over if nobody renews it. Ask "
+        "again, or with a `wait` to be given it in your turn.",
         outcome="not-applied",
         headers=f"Retry-After: {again_s}\r\n",
         holder=outcome.owner,

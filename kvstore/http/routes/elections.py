@@ -31,7 +31,7 @@ class Elections:
         """POST."""
         with counted(self._metrics, "campaign"):
             taken = await self._leases.take(request, raw_name, query, parse_campaign)
-            return json_answer(201, _grant(taken.name, taken.grant) | {"token": taken.token}, taken.has_waited)
+            return json_answer(201, _grant(taken.name, taken.grant, token=taken.token), taken.has_waited)
 
     async def renew(self, request: BaseRequest, raw_name: str, query: str) -> Answer:
         """PUT."""
@@ -66,5 +66,5 @@ class Elections:
             )
 
 
-def _grant(name: str, grant: LockGranted) -> Members:
-    return {"name": name, "leader": grant.owner, "term": grant.fence, "ttl": duration_text(grant.ttl_ms)}
+def _grant(name: str, grant: LockGranted, **told: str) -> Members:
+    return {"name": name, "leader": grant.owner, "term": grant.fence, **told, "ttl": duration_text(grant.ttl_ms)}

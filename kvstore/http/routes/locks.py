@@ -29,8 +29,7 @@ class Locks:
         """POST."""
         with counted(self._metrics, "acquire"):
             taken = await self._leases.take(request, raw_name, query, parse_acquire)
-            members = _grant(taken.name, taken.grant) | {"token": taken.token}
-            return json_answer(201, members, taken.has_waited)
+            return json_answer(201, _grant(taken.name, taken.grant, token=taken.token), taken.has_waited)
 
     async def renew(self, request: BaseRequest, raw_name: str, query: str) -> Answer:
         """PUT."""
@@ -61,14 +60,16 @@ class Locks:
             return json_answer(200, page if outcome.next_after is None else page | {"next": outcome.next_after})
 
 
-def _grant(name: str, grant: LockGranted) -> Members:
-    members: Members = {
+def _grant(name: str, grant: LockGranted, **told: str) -> Members:
+    permits = {"permits": grant.permits} if grant.permits > 1 else {}
+    return {
         "name": name,
         "owner": grant.owner,
+        **told,
         "fence": grant.fence,
         "ttl": duration_text(grant.ttl_ms),
+        **permits,
     }
-    return members | {"permits": grant.permits} if grant.permits > 1 else members
 
 
 def _shown(lock: LockShown) -> Members:
