@@ -40,8 +40,9 @@ class WaitingClient:
     A connection outlives its requests, so what was registered for one of them goes with it.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, waits: bool) -> None:
         self._connection = connection
+        self.waits = waits
         self._callbacks: list[Callable[[], None]] = []
         self._is_over = False
 
@@ -72,12 +73,14 @@ class WaitingClient:
 
 
 @contextlib.contextmanager
-def waiting_client(request: BaseRequest) -> Iterator[WaitingClient]:
-    """The request's client, for as long as it waits."""
+def waiting_client(request: BaseRequest, waits: bool) -> Iterator[WaitingClient]:
+    """The request's client, for as long as the block lasts. waits: whether that may be long."""
     connection = cast(Connection, request.protocol)
-    client = WaitingClient(connection)
+    client = WaitingClient(connection, waits)
     connection.client = client
-    _probe(connection.transport)
+    if waits:
+        _probe(connection.transport)
+        connection.close_if_deaf()
     try:
         yield client
     finally:
@@ -136,6 +139,14 @@ class Connection(RequestHandler):
         super().data_received(data)
         if self._messages and isinstance(self._messages[-1][0], _ErrInfo) and not self._refused_bytes:
             self._refused_bytes = data
+        if self.client is not None and self.client.waits:
+            self.close_if_deaf()
+
+    def close_if_deaf(self) -> None:
+        """Ends a connection that has sent so much behind a wait that it is not read from any more: nor would its end
+        be noticed."""
+        if self._reading_paused or self._buffer_paused:
+            self.force_close()
 
     def heard(self) -> None:
         """A request has come: from now on aiohttp's keep-alive timer does."""

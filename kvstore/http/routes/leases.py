@@ -77,7 +77,7 @@ class Leases:
         token = secrets.token_urlsafe(TOKEN_BYTES)
         wish = Wish(asked.owner, token_digest(token), asked.ttl_ms, asked.permits)
         try:
-            with waiting_client(request) as client:
+            with waiting_client(request, asked.wait_s > 0) as client:
                 outcome = await self._acquire(name, wish, asked.wait_s, timeout_s, client)
                 await self._take_back_if_gone(name, wish, timeout_s, client, outcome)
             return Taken(name, token, _granted(outcome, wish), asked.wait_s > 0)

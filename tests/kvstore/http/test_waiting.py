@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import struct
@@ -170,6 +171,39 @@ async def test_requests_behind_a_wait_are_answered_after_it(node: Node) -> None:
     (first, granted), (second, shown) = await answer_of(reader), await answer_of(reader)
     assert (first, second) == (201, 200)
     assert (shown["holder"], shown["fence"]) == ("w2", granted["fence"])
+    writer.close()
+
+
+BEHIND = [
+    b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100,
+    b"PUT /v1/kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 900_000,
+]
+
+
+@pytest.mark.parametrize("behind", BEHIND, ids=["many", "large"])
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_who_sends_so_much_behind_a_wait_that_it_can_not_be_heard_leaving_is_cut_off(
+    node: Node, behind: bytes, at_once: bool
+) -> None:
+    await acquire(node)
+    reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
+    writer.write(post("w2") + behind if at_once else post("w2"))
+    if not at_once:
+        await node.locks.waited_for("l", 1)
+        writer.write(behind)
+    with contextlib.suppress(ConnectionResetError):
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+    await until(lambda: sample(node, "kvstore_lock_waiters") == 0)
+    assert node.locks.waiters("l") == 0
+    writer.close()
+
+
+async def test_requests_that_do_not_wait_may_come_in_any_number(node: Node) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
+    writer.write(post("w1", "0") * 100)
+    statuses = [(await answer_of(reader))[0] for _ in range(100)]
+    assert statuses == [201] + [409] * 99
     writer.close()
 
 
