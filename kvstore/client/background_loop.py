@@ -43,7 +43,8 @@ class BackgroundLoop:
         if threading.current_thread() is self._thread:
             raise RuntimeError("a call without `await` from the client's own loop would wait for itself")
         with self._guard:  # so that whatever is asked for stands before the end of the loop
-            future = asyncio.run_coroutine_threadsafe(work(), self._started())
+            loop = self._started()
+            future = asyncio.run_coroutine_threadsafe(work(), loop)
         try:
             return future.result()
         except concurrent.futures.CancelledError:
@@ -86,8 +87,8 @@ def _serve(loop: asyncio.AbstractEventLoop, on_close: Callable[[], Coroutine[Any
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
-        loop.run_until_complete(on_close())
         _cancel_all(loop)
+        loop.run_until_complete(on_close())
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()

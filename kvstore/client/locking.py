@@ -140,15 +140,13 @@ class AsyncHold:
         assert body is not None
         await self.take()
         self._body, self._cancelling_before = body, body.cancelling()
-        if not self.is_held:  # lost within the last turn of the loop
-            self._lost()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         body, self._body = self._body, None
-        is_ours = await self._uncancelled(body, error) if self._is_cancelling and body is not None else False
+        is_ours = self._uncancelled(body, error) if self._is_cancelling and body is not None else False
         try:
             await self.leave()
         except LockLost as lost:
@@ -157,7 +155,9 @@ class AsyncHold:
             error.add_note(f"Meanwhile: {lost.detail}")
 
     async def leave(self) -> None:
-        """Gives it back at the end of a body. Raises LockLost if it was lost; a lease that is left ends by itself."""
+        """Gives it back at the end of a body, if that did not. Raises LockLost if it was lost; other failures pass."""
+        if self._keeper is None:
+            return
         try:
             await self.give_back()
         except (OutcomeUnknown, Unavailable, NoNodeReachable) as error:
@@ -169,16 +169,10 @@ class AsyncHold:
             self._is_cancelling = True
             self._body.cancel(f"the lock {self.name!r} is lost")
 
-    async def _uncancelled(self, body: asyncio.Task[object], error: BaseException | None) -> bool:
+    def _uncancelled(self, body: asyncio.Task[object], error: BaseException | None) -> bool:
         """Takes our cancellation back. Whether the error is ours alone, and not somebody's who cancels as well."""
         self._is_cancelling = False
         is_ours_alone = body.uncancel() <= self._cancelling_before
-        if not isinstance(error, asyncio.CancelledError) and is_ours_alone:
-            try:
-                await asyncio.sleep(0)  # the body ended before it was told: what is on its way must not hit others
-            except asyncio.CancelledError:
-                if body.cancelling() > self._cancelling_before:
-                    raise
         return is_ours_alone and isinstance(error, asyncio.CancelledError)
 
 
