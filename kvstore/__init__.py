@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from kvstore.client.holding import Election, Lock
     from kvstore.client.locking import AsyncElection, AsyncLock
     from kvstore.client.values import (
+        Consistency,
+        Count,
         Decision,
         Delete,
         Entry,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
         Holder,
         Leader,
         LockInfo,
+        Operation,
         Put,
         Receipt,
         Value,
@@ -73,8 +76,8 @@ _HOMES = {
     "kvstore.client.asynchronous": ("AsyncClient",),
     "kvstore.client.locking": ("AsyncElection", "AsyncLock"),
     "kvstore.client.values": (
-        *("Decision", "Delete", "Entry", "Fence", "Get", "Holder", "Leader", "LockInfo", "Put", "Receipt", "Value"),
-        "Written",
+        *("Consistency", "Count", "Decision", "Delete", "Entry", "Fence", "Get", "Holder", "Leader", "LockInfo"),
+        *("Operation", "Put", "Receipt", "Value", "Written"),
     ),
     "kvstore.errors": (
         *("BadFence", "BadRequest", "ConditionFailed", "DiskFull", "Exists", "Fenced", "KvstoreError", "LockHeld"),
@@ -92,6 +95,8 @@ __all__ = [
     "BadRequest",
     "Client",
     "ConditionFailed",
+    "Consistency",
+    "Count",
     "Decision",
     "Delete",
     "DiskFull",
@@ -112,6 +117,7 @@ __all__ = [
     "NoNodeReachable",
     "NotAllowed",
     "NotApplied",
+    "Operation",
     "OutcomeUnknown",
     "Overloaded",
     "Put",

@@ -83,7 +83,7 @@ async def test_a_node_that_can_not_be_reached_is_passed_over() -> None:
 async def test_what_no_node_could_be_asked_was_surely_not_applied() -> None:
     async with kvstore.connect([NOBODY, NOBODY + "0"], timeout=0.3) as client:
         for ask in (WRITES["put"], lambda client: client.get("k")):
-            with pytest.raises(kvstore.NoNodeReachable, match=r"(?s):1: .*:10: ") as caught:
+            with pytest.raises(kvstore.NoNodeReachable, match=r"(?s):10?: .*:10?: ") as caught:
                 await ask(client)
             assert caught.value.outcome == "not-applied"
 
