@@ -86,7 +86,7 @@ EXPIRED = """SELECT key FROM entries INDEXED BY entries_that_expire
 SELECT_REGISTER = "SELECT key, checksum, beside, value FROM registers WHERE key = ?"
 PUT_REGISTER = """INSERT INTO registers (key, checksum, beside, value) VALUES (?, ?, ?, ?)
     ON CONFLICT (key) DO UPDATE SET checksum=excluded.checksum, beside=excluded.beside, value=excluded.value"""
-SCAN_REGISTERS = "SELECT key, checksum, beside, value FROM registers WHERE key > ? AND key < ? ORDER BY key LIMIT ?"
+SCAN_REGISTERS = "SELECT key, checksum, beside, value FROM registers WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
 
 INSERT_FILE = "INSERT INTO file (only_row, last_version, checksum) VALUES (1, ?, ?)"
 SELECT_FILE = "SELECT last_version, checksum FROM file WHERE only_row = 1"

@@ -66,9 +66,9 @@ class Reading:
         row = self._connection.execute(schema.SELECT_REGISTER, (key,)).fetchone()
         return Cell() if row is None else cell_of(row)
 
-    def registers(self, after: bytes, bound: bytes, limit: int) -> list[tuple[bytes, Cell]]:
-        """Registers behind `after` and before `bound`, by key in byte order. Raises EntryDamaged."""
-        rows = self._connection.execute(schema.SCAN_REGISTERS, (after, bound, limit)).fetchall()
+    def registers(self, first: bytes, bound: bytes, limit: int) -> list[tuple[bytes, Cell]]:
+        """Registers from `first` up to `bound`, by key in byte order. Raises EntryDamaged."""
+        rows = self._connection.execute(schema.SCAN_REGISTERS, (first, bound, limit)).fetchall()
         return [(row[0], cell_of(row)) for row in rows]
 
 
