@@ -38,6 +38,9 @@ ANSWER_TIMEOUT_S = 5.0 + ANSWER_MARGIN_S
 CONNECTIONS_MAX = 64
 """Per client: more would only queue inside the nodes."""
 
+KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""Seconds, seconds, times: a machine that vanished while a request waits for a lock is noticed after 25 s."""
+
 QueryOfLeft = Callable[[float], Mapping[str, str]]
 """(seconds that are left when a node is asked) -> parameters, such as how long that node may try."""
 
@@ -148,7 +151,7 @@ class HttpClient:
     def open(self) -> None:
         """For who can't use `async with`: on the loop that the requests will run on, before the first."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections_max),
+            connector=aiohttp.TCPConnector(limit=self._connections_max, socket_factory=kept_alive_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             middlewares=(_without_silent_retries,),
@@ -266,6 +269,17 @@ class HttpClient:
         """Lets later requests start behind a node that failed, unless another request moved on already."""
         if self.endpoints[self._preferred] == endpoint:
             self._preferred = (self._preferred + 1) % len(self.endpoints)
+
+
+def kept_alive_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket by which the system asks now and then whether the other end is still there."""
+    family, kind, protocol = address[:3]
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEP_ALIVE.items():
+        if hasattr(socket, name):  # not everywhere under these names
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
 
 
 def _in_words(error: Exception) -> str:

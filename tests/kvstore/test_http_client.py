@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -205,6 +206,27 @@ async def test_queries_are_escaped() -> None:
     async with scripted(OK) as node, HttpClient([node.url]) as client:
         await client.request("GET", "/v1/kv", query={"prefix": "a b+c é"})
         assert node.requests == ["GET /v1/kv?prefix=a%20b%2Bc%20%C3%A9 HTTP/1.1"]
+
+
+async def test_each_node_is_told_what_is_left_and_only_those_named_are_asked() -> None:
+    async with scripted(OK) as first, scripted(OK) as second, HttpClient([first.url, second.url, NOBODY]) as client:
+        answer = await client.request(
+            "PUT",
+            "/v1/kv/k",
+            query={"w": "2"},
+            query_of_left=lambda left_s: {"timeout": f"{left_s:.0f}s"},
+            only=[NOBODY, second.url],
+            timeout_s=3,
+        )
+        assert answer.endpoint == second.url
+        assert (first.requests, second.requests) == ([], ["PUT /v1/kv/k?w=2&timeout=3s HTTP/1.1"])
+
+
+def test_a_machine_that_vanished_is_noticed() -> None:
+    address = socket.getaddrinfo("127.0.0.1", 1, type=socket.SOCK_STREAM)[0]
+    with http_client.kept_alive_socket(address) as made:
+        assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == http_client.KEEP_ALIVE["TCP_KEEPIDLE"]
 
 
 @pytest.mark.parametrize("text", ["", "ftp://x", "http://", "http://h/path", "http://h:x"])
