@@ -8,7 +8,7 @@ from kvstore.client.asynchronous import AsyncClient
 from kvstore.client.facade import Client
 from kvstore.client.store import TIMEOUT_S
 from kvstore.client.values import Consistency
-from kvstore.embedded.store import FileStore
+from kvstore.embedded.file_store import FileStore
 
 
 def open(path: str | os.PathLike[str], *, timeout: float = TIMEOUT_S, consistency: Consistency | None = None) -> Client:
