@@ -34,6 +34,14 @@ class KeepsSilent:
     """Reads the whole request and never answers."""
 
 
+def name_of(value: object) -> str:
+    """What a test with this deed, or this kind of error, is called."""
+    if isinstance(value, Says):
+        code = f"-{value.body['code']}" if isinstance(value.body, dict) and "code" in value.body else ""
+        return f"{value.status}{code}"
+    return value.__name__ if isinstance(value, type) else type(value).__name__
+
+
 Deed = Says | HangsUpUnread | HangsUp | KeepsSilent
 WRITTEN = Says(200, {"key": "k", "version": "1", "consistency": "strong", "acks": 2, "replicas": 3})
 VALUE = Says(200, b"v", {"ETag": '"1"', "Content-Type": "text/plain"})

@@ -28,6 +28,7 @@ from tests.kvstore.client.misbehaving import (
     KeepsSilent,
     Node,
     Says,
+    name_of,
     nodes,
     problem,
 )
@@ -46,7 +47,7 @@ PASSING = [UNAVAILABLE, problem(429, "overloaded"), problem(507, "disk-full"), S
 
 
 @pytest.mark.parametrize("write", WRITES)
-@pytest.mark.parametrize("deed", DEEDS_AFTER_SENDING, ids=str)
+@pytest.mark.parametrize("deed", DEEDS_AFTER_SENDING, ids=name_of)
 async def test_a_write_that_may_be_applied_is_never_sent_again(write: str, deed: Deed) -> None:
     first, second = Node(deed), Node(WRITTEN)
     async with nodes(first, second) as urls, kvstore.connect(urls, timeout=SHORT_S) as client:
@@ -63,7 +64,7 @@ async def test_an_unknown_outcome_tells_the_version_that_the_write_has_if_it_is(
     assert (caught.value.version, caught.value.status, caught.value.fields["got"]) == ("9", 504, 1)
 
 
-@pytest.mark.parametrize("deed", PASSING, ids=str)
+@pytest.mark.parametrize("deed", PASSING, ids=name_of)
 @pytest.mark.parametrize("write", ["put", "delete"])
 async def test_a_write_that_a_node_refused_for_now_goes_to_the_next(write: str, deed: Deed) -> None:
     first, second = Node(deed), Node(WRITTEN)
@@ -122,7 +123,9 @@ async def test_who_is_told_to_come_back_too_late_is_told_so_at_once() -> None:
     assert caught.value.fields["retry_after"] == 30
 
 
-@pytest.mark.parametrize("deed", [*PASSING, HangsUp(), Says(500), Says(502), problem(504, "timeout", "none")], ids=str)
+@pytest.mark.parametrize(
+    "deed", [*PASSING, HangsUp(), Says(500), Says(502), problem(504, "timeout", "none")], ids=name_of
+)
 async def test_a_read_is_asked_anywhere(deed: Deed) -> None:
     first, second = Node(deed), Node(VALUE)
     async with nodes(first, second) as urls, kvstore.connect(urls) as client:
@@ -149,7 +152,7 @@ async def test_a_read_does_not_wait_for_who_is_silent(monkeypatch: pytest.Monkey
         (Says(502), kvstore.ReadFailed),
         (UNAVAILABLE, kvstore.QuorumUnavailable),
     ],
-    ids=str,
+    ids=name_of,
 )
 async def test_a_read_without_an_answer_says_so(deed: Deed, error: type[KvstoreError]) -> None:
     async with nodes(Node(deed)) as urls, kvstore.connect(urls, timeout=SHORT_S) as client:
@@ -173,7 +176,7 @@ async def test_a_read_without_an_answer_says_so(deed: Deed, error: type[KvstoreE
         (Says(404), kvstore.BadRequest),
         (problem(503, "overloaded", "unknown"), kvstore.OutcomeUnknown),
     ],
-    ids=lambda value: getattr(value, "__name__", "") or str(value.status),
+    ids=name_of,
 )
 async def test_other_refusals_are_the_answer(told: Says, error: type[KvstoreError]) -> None:
     first, second = Node(told), Node(WRITTEN)
