@@ -56,13 +56,13 @@ async def opened_store(choices: Choices) -> AsyncIterator[Store]:
 
 def _store(choices: Choices) -> Store:
     file = choices.chosen_file()
-    if file is not None:
-        from kvstore.embedded.store import FileStore  # noqa: PLC0415
-
-        return FileStore(file)
-    from kvstore.client.over_http.store import HttpStore  # noqa: PLC0415
-
     try:
+        if file is not None:
+            from kvstore.embedded.file_store import FileStore  # noqa: PLC0415
+
+            return FileStore(file)
+        from kvstore.client.over_http.store import HttpStore  # noqa: PLC0415
+
         return HttpStore(choices.endpoints)
     except ValueError as error:
-        raise click.UsageError(f"--endpoints: {error}") from error
+        raise click.UsageError(f"{'--endpoints' if file is None else '--file'}: {error}") from error

@@ -9,6 +9,7 @@ import click
 
 from cli.connection import with_store
 from cli.locking.names import (
+    TokenCommand,
     default_owner,
     held,
     lease_fields,
@@ -75,7 +76,7 @@ def acquire_command(
     show_fields(lease_fields(lease), choices.output)
 
 
-@lock_command.command("renew")
+@lock_command.command("renew", cls=TokenCommand)
 @name_argument
 @token_argument
 @timeout_option
@@ -88,7 +89,7 @@ def renew_command(choices: Choices, *, name: str, token: str, timeout: float | N
     show_fields({"name": name, "renewed": True}, choices.output)
 
 
-@lock_command.command("release")
+@lock_command.command("release", cls=TokenCommand)
 @name_argument
 @token_argument
 @timeout_option

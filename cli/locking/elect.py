@@ -9,6 +9,7 @@ import click
 
 from cli.connection import with_store
 from cli.locking.names import (
+    TokenCommand,
     default_owner,
     held,
     lease_options,
@@ -62,7 +63,7 @@ def campaign_command(
     show_fields({**fields, "ttl": seconds_text(lease.ttl)}, choices.output)
 
 
-@elect_command.command("renew")
+@elect_command.command("renew", cls=TokenCommand)
 @name_argument
 @token_argument
 @timeout_option
@@ -75,7 +76,7 @@ def renew_command(choices: Choices, *, name: str, token: str, timeout: float | N
     show_fields({"name": name, "renewed": True}, choices.output)
 
 
-@elect_command.command("resign")
+@elect_command.command("resign", cls=TokenCommand)
 @name_argument
 @token_argument
 @timeout_option

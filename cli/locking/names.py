@@ -18,6 +18,8 @@ from kvstore.errors import LockHeld
 OWNER_BYTES_MAX = 256
 """More is refused by who keeps the lock."""
 PERMITS_MAX = 100
+TOKEN_CHARACTERS_MIN = 20
+"""A shorter one could be guessed; no option is as long."""
 
 name_argument = click.argument("name", type=KEY)
 token_argument = click.argument("token", envvar="KVSTORE_TOKEN")
@@ -34,6 +36,21 @@ permits_option = option(
     show_default=True,
     help="How many may hold it at once; all who ask must say the same.",
 )
+
+
+class TokenCommand(click.Command):
+    """A command that takes a token, which may begin with a dash: whoever drew it had no options in mind."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As ever, but a long unknown option is the token."""
+        end = args.index("--") if "--" in args else len(args)
+        known = {flag for parameter in self.get_params(ctx) for flag in parameter.opts}
+        for place, word in enumerate(args[:end]):
+            is_ours = not word.startswith("-") or word.partition("=")[0] in known
+            if not is_ours and len(word) >= TOKEN_CHARACTERS_MIN:
+                args = [*args[:place], *args[place + 1 : end], "--", word, *args[end + 1 :]]
+                break
+        return super().parse_args(ctx, args)
 
 
 def default_owner(pid: int) -> str:

@@ -16,6 +16,7 @@ from cli.connection import with_store
 from cli.data.keys import fence_header
 from cli.errors import CODE_OF_STATUS, ExitCode, exit_code_of
 from cli.locking.command_process import CannotStart, descendants, refuse_what_is_missing
+from cli.locking.commands import release_command
 from cli.locking.names import OWNER_BYTES_MAX, default_owner, held, token_of
 from cli.locking.run import Wish, environment_of
 from cli.locking.vote import parsed
@@ -235,3 +236,27 @@ def test_descendants_are_all_that_run_below() -> None:
         assert descendants(shell.pid) == found[-1:]
         for pid in reversed(found[found.index(shell.pid) :]):
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "token"),
+    [
+        (["l", "plain"], "l", "plain"),
+        (["l", "-"], "l", "-"),
+        (["l", "-oyxTZEtERagKUcYToYZ_Xf3nEqCjNyi"], "l", "-oyxTZEtERagKUcYToYZ_Xf3nEqCjNyi"),
+        (["l", "--yxTZEtERagKUcYToYZ_Xf3nEqCjNyi", "-o", "json"], "l", "--yxTZEtERagKUcYToYZ_Xf3nEqCjNyi"),
+        (["--timeout", "2s", "l", "-syxTZEtERagKUcYToYZ_Xf3nEqCjNyi"], "l", "-syxTZEtERagKUcYToYZ_Xf3nEqCjNyi"),
+        (["--", "-l", "-syxTZEtERagKUcYToYZ_Xf3nEqCjNyi"], "-l", "-syxTZEtERagKUcYToYZ_Xf3nEqCjNyi"),
+        (["-syxTZEtERagKUcYToYZ_Xf3nEqCjNyi", "--", "l"], "-syxTZEtERagKUcYToYZ_Xf3nEqCjNyi", "l"),
+    ],
+)
+def test_a_token_may_begin_with_a_dash(arguments: list[str], name: str, token: str) -> None:
+    context = click.Context(release_command, obj=Choices(NODES, None))
+    release_command.parse_args(context, arguments)
+    assert (context.params["name"], context.params["token"]) == (name, token)
+
+
+@pytest.mark.parametrize("arguments", [["l"], ["l", "--tiemout", "2s", "x"], ["l", "-x", "t"]])
+def test_a_wrong_option_is_still_told(arguments: list[str]) -> None:
+    with pytest.raises(click.UsageError):
+        release_command.parse_args(click.Context(release_command, obj=Choices(NODES, None)), arguments)
