@@ -117,6 +117,19 @@ async def test_a_lease_counts_from_when_it_was_asked_for(store: LockStore, clien
     assert not lock.is_held
 
 
+async def test_a_renewed_lease_counts_from_when_the_renewal_was_sent(store: LockStore, client: AsyncClient) -> None:
+    async def slow_then_silent() -> None:
+        store.on_renew = silent
+        await asyncio.sleep(2)
+
+    store.on_renew = slow_then_silent
+    with pytest.raises(LockLost):
+        async with client.lock("l", ttl=TTL_S):
+            await asyncio.sleep(100)
+    assert store.times("renew")[:2] == [3, 6]
+    assert now() == 3 + TTL_S
+
+
 async def test_who_had_to_wait_renews_before_the_body_begins(store: LockStore, client: AsyncClient) -> None:
     store.waits_s = 60
     async with client.lock("l", ttl=TTL_S) as lock:
