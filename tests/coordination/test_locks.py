@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from random import Random
+from collections.abc import Callable, Collection
 
 import pytest
 
-from cluster.locks.desk import FRESH_SHARE
+from cluster.locks import lease_watch
+from cluster.locks import lock as lock_module
+from cluster.locks.desk import FRESH_SHARE, LockDesk
 from cluster.locks.keeper import SILENT_S
-from cluster.locks.lock_state import lock_key
+from cluster.locks.lock_state import Grant, Identity, LockState, Wish, acquired, lock_key, released
 from cluster.locks.outcomes import LockBusy, LockGranted, LockLost, LockReleased, LockShown
 from cluster.locks.vote import Proposal, Voted
-from cluster.protocol.lock_messages import LockAcquire, LockConfirm, LockMuster, LockOffer, LockStep, LockWaiting
-from cluster.protocol.messages import Accept, Prepare
+from cluster.protocol.lock_messages import LockAcquire, LockConfirm, LockOffer, LockStep, LockWaiting
 from cluster.requests import Unavailable, Unknown
+from tests.coordination.lock_schedules import Violation, run_schedule
 from tests.coordination.lockers import Connection, Locker, lock_led_by
-from tests.coordination.three_nodes import TURN_S, Cluster, Fate, form_cluster, until
+from tests.coordination.three_nodes import TURN_S, Cluster, Fate, form_cluster
 
 LEASES_S = 60.0
+SEEDS, MUTANT_SEEDS = 24, 60
 
 
 async def held_by(cluster: Cluster, lock: str, at: int = 1) -> list[str]:
@@ -283,72 +285,76 @@ async def test_a_vote_proposed_everywhere_at_once_has_one_winner() -> None:
         assert sum(outcome.is_new for outcome in voted) == 1
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(SEEDS))
 async def test_at_most_one_holds_a_lock_whatever_the_network_does(seed: int) -> None:
-    """Clients with leases, some of which die or pause; nodes that are cut off; messages that are lost or late."""
-    chance = Random(seed)
-    cluster = await form_cluster()
-    loop = asyncio.get_running_loop()
-    ends_s = loop.time() + 120
-    holds: dict[str, tuple[str, float]] = {}
-    fences: defaultdict[str, int] = defaultdict(int)
-    sections = 0
-    locks = ["a", "b"]
+    await run_schedule(seed)
 
-    async def client(name: str) -> None:
-        nonlocal sections
-        while loop.time() < ends_s:
-            lock, at = chance.choice(locks), chance.randrange(3)
-            locker = Locker(cluster, name, ttl_s=chance.choice((1.0, 3.0, 8.0)))
-            began_s, wait_s = loop.time(), chance.choice((0.0, 2.0, 20.0))
-            outcome = await locker.acquire(at, lock, wait_s=wait_s, timeout_s=2.0)
-            if not isinstance(outcome, LockGranted):
-                await asyncio.sleep(chance.random())
-                continue
-            # One that did not wait counts from when it asked, one that did from a renewal of its own.
-            if wait_s:
-                began_s = loop.time()
-                if not isinstance(await cluster.nodes[at].locks.renew(lock, locker.token, 2.0), LockGranted):
-                    continue
-            until_s = began_s + locker.ttl_s
-            if loop.time() >= until_s:
-                continue
-            other = holds.get(lock)
-            assert other is None or other[1] <= loop.time(), f"{name} and {other} hold {lock} (seed {seed})"
-            assert outcome.fence > fences[lock], f"fences of {lock} don't grow (seed {seed})"
-            holds[lock], fences[lock] = (name, until_s), outcome.fence
-            sections += 1
-            if chance.random() < 0.2:
-                continue  # it dies, or sleeps for ever
-            await asyncio.sleep(min(chance.random(), until_s - loop.time()))
-            if holds[lock] == (name, until_s):
-                del holds[lock]
-                await cluster.nodes[chance.randrange(3)].locks.release(lock, locker.token, 2.0)
 
-    async def trouble() -> None:
-        kinds = (LockAcquire, LockStep, LockWaiting, LockConfirm, LockOffer, LockMuster, Prepare, Accept)
-        while loop.time() < ends_s:
-            await asyncio.sleep(chance.random() * 4)
-            slot = chance.randrange(3)
-            what = chance.randrange(4)
-            if what == 0:
-                cluster.network.cut_off(slot)
-                await asyncio.sleep(chance.random() * 5)
-                cluster.network.rejoin(slot)
-            else:
-                fate = chance.choice((Fate.LOST, Fate.ANSWER_LOST, Fate.SILENT, Fate.DELIVERED))
-                late_s = chance.random() * 3
-                cluster.network.treat(fate, *chance.sample(kinds, 3), target=slot, answer_after_s=late_s)
-                await asyncio.sleep(chance.random() * 2)
-                cluster.network.heal()
+def lease_is_broken_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A contender waits for half of the lease."""
+    monkeypatch.setattr(lease_watch, "RATE_MARGIN", 0.5)
 
-    await asyncio.gather(trouble(), *(client(f"c{number}") for number in range(6)))
-    cluster.network.heal()
-    assert sections > 20
-    last = Locker(cluster, "last")
-    for lock in locks:
-        assert isinstance(await last.acquire(0, lock, wait_s=60), LockGranted)
-    await until(lambda: not any(len(node.locks.desk) for node in cluster.nodes))
+
+def renewal_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A contender that has watched a grant for a lease takes it over, whether it was renewed meanwhile or not."""
+    monkeypatch.setattr(Grant, "identity", property(lambda grant: (grant.fence, 0)))
+
+
+def takeover_is_of_any_grant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A contender whose watch is over takes the lock from whoever holds it by then."""
+
+    def acquired_over_all(state: LockState, wish: Wish, over: Collection[Identity], now_ms: int) -> LockState | None:
+        return acquired(state, wish, [grant.identity for grant in state.grants] if over else (), now_ms)
+
+    monkeypatch.setattr(lock_module, "acquired", acquired_over_all)
+
+
+def fence_is_reset_on_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that nobody holds is forgotten, and its next fence counts from nothing."""
+
+    def released_and_forgotten(state: LockState, token: bytes) -> LockState | None:
+        left = released(state, token)
+        return LockState(0, 1, left.grants) if left is not None else None
+
+    def acquired_without_time(
+        state: LockState, wish: Wish, over: Collection[Identity], now_ms: int
+    ) -> LockState | None:
+        return acquired(state, wish, over, 0)
+
+    monkeypatch.setattr(lock_module, "released", released_and_forgotten)
+    monkeypatch.setattr(lock_module, "acquired", acquired_without_time)
+
+
+def told_grant_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A desk that is offered a grant which it has told already says that nobody is there."""
+    monkeypatch.setattr(LockDesk, "_offered", lambda desk, number, granted: (
+        number in desk._waiters and desk._tell(desk._waiters[number], granted)
+    ))  # fmt: skip
+    monkeypatch.setattr(LockDesk, "_confirm", lambda desk, number: True)
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lease_is_broken_early,
+        renewal_is_not_seen,
+        takeover_is_of_any_grant,
+        fence_is_reset_on_release,
+        told_grant_is_given_back,
+    ],
+)
+async def test_a_rule_that_is_left_out_is_missed(
+    break_it: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test that can't fail proves nothing."""
+    break_it(monkeypatch)
+    for seed in range(MUTANT_SEEDS):
+        try:
+            await run_schedule(seed)
+        except Violation as violation:
+            print(f"seed {seed}: {violation}")
+            return
+    pytest.fail(f"{MUTANT_SEEDS} schedules saw nothing wrong")
 
 
 def cluster_partition(cluster: Cluster, lock: str) -> int:
