@@ -147,7 +147,8 @@ class SharedFile:
         try:
             looking = sqlite3.connect(f"file:{quote(self.path)}?mode=ro&immutable=1", uri=True, isolation_level=None)
             try:
-                self._recognise(looking)
+                if not self._recognise(looking):  # what it says may stand in a log; ours says it from its first page on
+                    raise self._stranger()
             finally:
                 looking.close()
         except sqlite3.Error as error:
@@ -162,15 +163,18 @@ class SharedFile:
         if not version and not application and not _number_of(connection, "SELECT count(*) FROM sqlite_master"):
             return False
         if application != schema.APPLICATION_ID:
-            raise FileUnusable(
-                f"{self.path} is another program's database, or a node's; nothing was touched. Choose another file"
-            )
+            raise self._stranger()
         if version > schema.SCHEMA_VERSION:
             raise FileUnusable(
                 f"{self.path} has schema version {version}, this program knows up to {schema.SCHEMA_VERSION}; nothing "
                 "was touched. Use the newer program that wrote it"
             )
         return True
+
+    def _stranger(self) -> FileUnusable:
+        return FileUnusable(
+            f"{self.path} is another program's database, or a node's; nothing was touched. Choose another file"
+        )
 
     def _apply_settings(self, connection: sqlite3.Connection) -> None:
         for name, value, why in schema.SETTINGS:
