@@ -46,7 +46,7 @@ class SqliteEngine:
     def __init__(self, folder: Path, *, page_cache_bytes_max: int = PAGE_CACHE_BYTES_MAX) -> None:
         self._folder = DataFolder(folder)
         self._writer = Writer(self._folder, page_cache_bytes_max // 2)
-        self._reader_cache_bytes = page_cache_bytes_max // 4
+        self._reader_cache_bytes = page_cache_bytes_max // 2
         # The writer's thread. Not aiosqlite's: there each statement is a trip through a queue and back to the event
         # loop, and another task's statement may come in between; here a whole transaction is one call.
         self._thread: ThreadPoolExecutor | None = None

@@ -1,4 +1,4 @@
-"""Reader: point loads and scans over two read-only connections, so that a long scan does not hold up a load.
+"""Reader: loads, scans and sweeps over read-only connections, so that a long scan does not hold up a load.
 
 aiosqlite gives each connection a thread. Every query here is one call, whole in itself: nothing is held open
 between two awaits, so a cancelled reader leaves no snapshot behind that would keep the log from being emptied.
@@ -30,24 +30,29 @@ KEYS_PER_STEP = 4_096
 VALUES_PER_STEP = 16
 """Rows that a scan fetches at a time: with values few, as each may be a megabyte."""
 
+CACHE_SHARES = (1 / 2, 7 / 16, 1 / 16)
+"""Of loads, scans and sweeps: a sweep comes by each page once, and has to forget what it read."""
+
 _SELECTS = {size: schema.select_records(size) for size in KEYS_PER_LOAD}
 
 
 class Reader:
     """Reads what is committed. Made by Reader.open, ended by close."""
 
-    def __init__(self, loads: aiosqlite.Connection, scans: aiosqlite.Connection) -> None:
-        self._loads = loads
-        self._scans = scans
+    def __init__(self, loads: aiosqlite.Connection, scans: aiosqlite.Connection, sweeps: aiosqlite.Connection) -> None:
+        self._loads, self._scans, self._sweeps = loads, scans, sweeps
 
     @classmethod
     async def open(cls, database: Path, cache_bytes: int) -> Reader:
-        """Opens the connections, a cache of so many bytes each. Raises FolderUnusable or sqlite3.Error."""
-        loads = await _connect(database, cache_bytes)
+        """Opens the connections, with so many bytes of cache in all. Raises FolderUnusable or sqlite3.Error."""
+        opened: list[aiosqlite.Connection] = []
         try:
-            return cls(loads, await _connect(database, cache_bytes))
+            for share in CACHE_SHARES:
+                opened.append(await _connect(database, int(cache_bytes * share)))  # noqa: PERF401 - closed if one fails
+            return cls(*opened)
         except BaseException:
-            await loads.close()
+            for connection in opened:
+                await connection.close()
             raise
 
     async def load(self, keys: Sequence[bytes]) -> dict[bytes, ReplicaState | Damaged]:
@@ -173,13 +178,18 @@ class Reader:
             after = found[-1][0]
 
     async def sweep(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
-        """A query of the scrub, which must not hold up loads. Raises sqlite3.Error."""
-        return [tuple(row) for row in await self._scans.execute_fetchall(sql, parameters)]
+        """A query of the scrub, which must not hold up loads. Raises sqlite3.Error.
+
+        It is answered from the file. Out of its page cache SQLite would give, until the next commit, what was there
+        before it rotted; and would pass over, the second time, that the cells of a page are malformed.
+        """
+        await self._sweeps.execute_fetchall(schema.FORGET_PAGES)
+        return [tuple(row) for row in await self._sweeps.execute_fetchall(sql, parameters)]
 
     async def close(self) -> None:
         """Finishes the queries under way. Idempotent."""
-        await self._loads.close()
-        await self._scans.close()
+        for connection in (self._loads, self._scans, self._sweeps):
+            await connection.close()
 
 
 _NEVER_HEARD_OF = ReplicaState()
@@ -202,7 +212,7 @@ async def _connect(database: Path, cache_bytes: int) -> aiosqlite.Connection:
 
 
 def _read_only(database: Path) -> str:
-    return f"{database.absolute().as_uri()}?mode=ro"
+    return f"{database.absolute().as_uri()}?mode=ro&cache=private"
 
 
 def _chunks(keys: list[bytes]) -> Iterator[list[bytes]]:

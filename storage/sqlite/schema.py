@@ -228,6 +228,10 @@ INSERT_FOLDER = "INSERT INTO folder (only_row, incarnation, commit_sequence, che
 SELECT_FOLDER = "SELECT incarnation, commit_sequence, checksum FROM folder"
 COUNT_COMMIT = "UPDATE folder SET commit_sequence = ?, checksum = ? WHERE only_row = 1"
 
+FORGET_PAGES = "PRAGMA shrink_memory"
+"""Drops a connection's page cache, which else is only dropped by other connections' commits: what changes on the disk
+beneath it is not seen."""
+
 # For the scrub. A row is asked for by its number, and each index whether it leads back to it; the type of
 # `promised` is asked for, which is never '', so that the way from the index into the table is gone, as a load goes it.
 

@@ -232,6 +232,7 @@ def mend(connection: sqlite3.Connection, numbers: Sequence[int], count_commit: t
 
     Raises CantMend, with the transaction undone; sqlite3.Error where it may or may not have been.
     """
+    connection.execute(schema.FORGET_PAGES)  # it may have them from before they rotted, and find nothing to mend
     connection.execute("BEGIN IMMEDIATE")
     try:
         looks = [look for number in numbers if number > 0 for look in _still_damaged(connection, number)]

@@ -224,6 +224,32 @@ def test_nobody_reads_what_rots_while_the_node_runs(cluster: ClusterHarness, led
     assert "a record is damaged" in cluster.log("n3")
 
 
+@pytest.mark.parametrize("rotten", ["value", "key", "copy of the key in the index"])
+def test_what_rots_under_a_node_that_nobody_asks(cluster: ClusterHarness, ledger: Ledger, rotten: str) -> None:
+    """All is in the database file, and what SQLite has of it in memory is sound: only reading the file anew tells."""
+    assert cluster.terminate("n3") == 0
+    cluster.restart("n3")
+    wait_until(lambda: metric(cluster, "n3", "kvstore_scrubbed_rows_total") >= 2 * KEYS, "two sweeps over all rows")
+    value = VALUE.format(7, 1).encode()
+    if rotten == "value":
+        at = places(cluster, value)[0] + len(value) // 2
+    else:
+        at = places(cluster, b"key/77")[0 if rotten == "key" else -1] + 5
+    flip(cluster.data("n3") / "kvstore.db", at)
+    swept = metric(cluster, "n3", "kvstore_scrubbed_rows_total")
+    wait_until(
+        lambda: metric(cluster, "n3", "kvstore_scrubbed_rows_total") >= swept + 3 * KEYS, "two more whole sweeps"
+    )
+    said = cluster.log("n3")
+    assert "a record is damaged" in said or LOST in said
+    ledger.check()
+    wait_until(lambda: metric(cluster, "n3", "kvstore_quarantined_records") == 0, "nothing to be quarantined")
+    wait_until(lambda: is_well(cluster, "n3"), "n3 to be ready")
+    ledger.check()
+    wait_until(lambda: are_equal(cluster), "all three to hold the same")
+    votes_again(cluster, ledger)
+
+
 def cut_in_half(database: Path) -> None:
     with database.open("r+b") as file:
         file.truncate(database.stat().st_size // 2)

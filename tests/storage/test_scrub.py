@@ -70,10 +70,12 @@ async def engines() -> AsyncIterator[Callable[[Path], SqliteEngine]]:
 
 
 def spoil(path: Path, edit: Callable[[bytearray], None]) -> None:
-    """Changes the bytes of a file."""
-    content = bytearray(path.read_bytes())
-    edit(content)
-    path.write_bytes(content)
+    """Changes the bytes of a file, in place: an engine may have it open."""
+    with path.open("r+b") as file:
+        content = bytearray(file.read())
+        edit(content)
+        file.seek(0)
+        file.write(content)
 
 
 def places_of(content: bytes | bytearray, marker: bytes, kind: int) -> list[int]:
@@ -490,6 +492,50 @@ async def test_what_is_kept_aside_and_hints_are_looked_at_too(tmp_path: Path) ->
     assert "hint" in rotten[1].reason
     await engine.mend([rot.row for rot in rotten])
     assert await scrubbed(engine) == rotten
+    await engine.close()
+
+
+async def warm(folder: Path) -> SqliteEngine:
+    """An engine that has all pages in its caches, and nothing in its log."""
+    engine = await opened(folder)
+    fillers = {b"filler %03d" % number: state_of(number, 4000) for number in range(50)}
+    await engine.write(Batch({**STATES, **fillers}))
+    await engine.write(Batch(drop=set(fillers)))
+    assert await engine.reclaim(1 << 30) > 0, "pages went back, and with that the log was emptied"
+    assert (folder / "kvstore.db-wal").stat().st_size == 0
+    assert (await engine.scan(b"", None, 1000, True, 1 << 30)).complete
+    assert await engine.load(list(STATES)) == STATES
+    for _ in range(2):
+        assert await scrubbed(engine) == []
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("marker", "kind"),
+    [(b"the value of number %04d" % VICTIM, TABLE_LEAF), (KEY, TABLE_LEAF), (KEY, INDEX_LEAF)],
+    ids=["value", "key", "key in the index"],
+)
+async def test_what_changes_under_a_running_engine_that_nobody_uses(tmp_path: Path, marker: bytes, kind: int) -> None:
+    """SQLite's page caches, the writer's too, hold what was there before, until somebody commits."""
+    engine = await warm(tmp_path)
+    database = tmp_path / "kvstore.db"
+    flip(database, marker, kind)
+    rotten = await scrubbed(engine)
+    assert [rot.key for rot in rotten] == [KEY]
+    assert rotten[0].row > 0
+    await expect_mended(engine, database, rotten, STATES if kind == INDEX_LEAF else GONE)
+
+
+async def test_what_waits_for_others_changes_under_a_running_engine(tmp_path: Path) -> None:
+    kept = {(b"a record that is kept aside", 5): Record(5, 5, True, b"the value that is kept aside")}
+    hints = {7: Hint(b"a hint", Record(5, 5, True, b"the value of the hint"), (1,), False)}
+    database = await written(tmp_path, Batch(keep=kept, hints=hints))
+    engine = await opened(tmp_path)
+    assert await scrubbed(engine) == []
+    flip(database, b"the value that is kept aside", TABLE_LEAF)
+    assert [rot.key for rot in await scrubbed(engine)] == [b"a record that is kept aside"]
+    flip(database, b"the value of the hint", TABLE_LEAF)
+    assert [rot.key for rot in await scrubbed(engine)] == [b"a record that is kept aside", b"a hint"]
     await engine.close()
 
 

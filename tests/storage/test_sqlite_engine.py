@@ -231,11 +231,11 @@ async def test_the_settings_that_safety_rests_on_are_taken(tmp_path: Path) -> No
     await engine.open()
     reader = engine._reader
     assert reader is not None
-    assert reader._loads is not reader._scans
-    for connection in (reader._loads, reader._scans):
+    assert len({reader._loads, reader._scans, reader._sweeps}) == 3
+    for connection, cache in ((reader._loads, -2048), (reader._scans, -1792), (reader._sweeps, -256)):
         expected = {
             "query_only": 1, "wal_autocheckpoint": 0, "mmap_size": 0, "cell_size_check": 1,
-            "trusted_schema": 0, "busy_timeout": 5000, "journal_mode": "wal", "cache_size": -2048,
+            "trusted_schema": 0, "busy_timeout": 5000, "journal_mode": "wal", "cache_size": cache,
         }  # fmt: skip
         for name, wanted in expected.items():
             rows = list(await connection.execute_fetchall(f"PRAGMA {name}"))
