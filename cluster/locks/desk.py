@@ -55,7 +55,7 @@ from cluster.requests import Overloaded, Unavailable, Unknown
 from cluster.tasks import Tasks
 
 TICK_S = 0.1
-"""How often the desk looks whether a keeper has changed, while somebody waits."""
+"""How often the desk looks whether a keeper has changed, or died, while somebody waits for it."""
 ANNOUNCE_S = 2.0
 """How often a keeper is told of all who wait, whether it knows them or not."""
 ANNOUNCED_MAX = 1_000
@@ -81,6 +81,8 @@ class _Waiter:
         """When the client was last known to be there, before the grant."""
         self.keeper, self.announced_s = -1, float("-inf")
         """The slot of the node that has it in its line, or is being told of it, and since when."""
+        self.asked = 0
+        """How often a keeper was asked for it."""
 
     def end(self, how: Ended | None) -> None:
         """The first end counts."""
@@ -137,10 +139,14 @@ class LockDesk:
             waiter.client.when_gone(partial(waiter.end, None))
             self._announce()
         self._ask(waiter, timeout_s)
+        ends_s = self._clock.monotonic_s() + left_s
         try:
-            return await asyncio.wait_for(waiter.ended, max(0.0, left_s))
-        except TimeoutError:
-            return None if waiter.waits else Unknown(self._topology().majority, 0, (), None)
+            while not waiter.ended.done() and (left_s := ends_s - self._clock.monotonic_s()) > 0:
+                await asyncio.wait([waiter.ended], timeout=left_s if waiter.waits else min(left_s, TICK_S))
+                if not waiter.waits and not waiter.ended.done() and not self._is_there(waiter.keeper):
+                    self._ask(waiter, left_s)
+            waiter.end(None if waiter.waits else Unknown(self._topology().majority, 0, (), None))
+            return waiter.ended.result()
         finally:
             if self._waiters.pop(number, None) is not None and waiter.keeper >= 0:
                 withdraw = LockWithdraw(waiter.waiting.key, self._own_slot, number)
@@ -186,8 +192,13 @@ class LockDesk:
     # -- asking the keeper -------------------------------------------------------------------------------------
 
     def _ask(self, waiter: _Waiter, timeout_s: float) -> None:
-        """Asks the key's primary for the lock, or who is next in line to be it, until one could be asked."""
+        """Asks the key's primary for the lock, or who is next in line to be it, until one could be asked.
+
+        May be called again when that one is silent: asking twice takes no second grant, and one that comes too late
+        is given back.
+        """
         key, deadline_s = waiter.waiting.key, self._clock.monotonic_s() + timeout_s
+        waiter.asked = this = waiter.asked + 1
         candidates = self._keepers(key)
         if isinstance(candidates, Unavailable):
             waiter.end(candidates)
@@ -204,7 +215,10 @@ class LockDesk:
 
         def answered(slot: int, answer: Answer) -> None:
             if isinstance(answer, LockEnded):
-                self._answered(waiter, answer.outcome)
+                if waiter.asked == this or isinstance(answer.outcome, LockGranted):
+                    self._answered(waiter, answer.outcome)
+            elif waiter.asked != this:
+                return
             elif not isinstance(answer, Lost) or not answer.sent:
                 offer()
             elif not waiter.waits:  # else whoever becomes the keeper is told of it
@@ -258,10 +272,7 @@ class LockDesk:
             answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
             step = LockStep(key, token, is_release, int(left_s * BUDGET_SHARE * 1000))
             self._context.transport.send(slot, step, partial(_note, answered))
-            try:
-                answer = await asyncio.wait_for(answered, left_s)
-            except TimeoutError:
-                answer = Lost(sent=True)
+            answer = await self._answer(answered, slot, deadline_s)
             if isinstance(answer, LockEnded):
                 outcome = answer.outcome
                 assert not isinstance(outcome, LockBusy | LockQueued)
@@ -270,6 +281,19 @@ class LockDesk:
                 return outcome
             may_be_done = may_be_done or (isinstance(answer, Lost) and answer.sent)
         return Unknown(majority, 0, (), None) if may_be_done else Unavailable(majority, 0, ())
+
+    async def _answer(self, answered: asyncio.Future[Answer], slot: int, deadline_s: float) -> Answer:
+        """What comes from that node, until the deadline, or until it seems to have died."""
+        while (left_s := deadline_s - self._clock.monotonic_s()) > 0:
+            await asyncio.wait([answered], timeout=min(left_s, TICK_S))
+            if answered.done():
+                return answered.result()
+            if not self._is_there(slot):
+                break
+        return Lost(sent=True)
+
+    def _is_there(self, slot: int) -> bool:
+        return self._context.roster.is_writable(slot)
 
     def _give_back(self, key: bytes, token: bytes) -> None:
         """Nobody was told of this grant, if there is one."""

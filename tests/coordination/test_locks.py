@@ -242,6 +242,53 @@ async def test_nobody_is_left_holding_what_a_client_was_told_is_unknown() -> Non
     assert await held_by(cluster, lock) == []
 
 
+async def test_a_keeper_that_falls_silent_is_not_waited_for() -> None:
+    """It is paused in the midst of a step. Once it seems dead the next one is asked: no step is harmful twice."""
+    cluster = await form_cluster()
+    lock = lock_led_by(cluster, 0)
+    loop = asyncio.get_running_loop()
+    for step in ("acquire", "renew", "release"):
+        locker = Locker(cluster, step)
+        if step != "acquire":
+            assert isinstance(await locker.acquire(1, lock), LockGranted)
+        cluster.network.treat(Fate.SILENT, target=0)
+        loop.call_later(1.0, cluster.network.down.add, 0)
+        began_s = loop.time()
+        if step == "acquire":
+            assert isinstance(await locker.acquire(1, lock), LockGranted)
+        elif step == "renew":
+            assert isinstance(await cluster.nodes[1].locks.renew(lock, locker.token, 5.0), LockGranted)
+        else:
+            assert isinstance(await cluster.nodes[1].locks.release(lock, locker.token, 5.0), LockReleased)
+        assert loop.time() - began_s < 3
+        cluster.network.heal()
+        await cluster.nodes[1].locks.release(lock, locker.token, 5.0)
+
+
+async def test_a_second_grant_by_a_keeper_that_wakes_up_is_given_back() -> None:
+    cluster = await form_cluster()
+    lock = lock_led_by(cluster, 0)
+    loop = asyncio.get_running_loop()
+    locker = Locker(cluster, "locker", ttl_s=LEASES_S)
+    asked: list[LockAcquire] = []
+    keeper = cluster.nodes[0].locks.keeper
+    handle = keeper.handle
+
+    def asleep(request: object, age_ms: int, respond: object, token: int) -> None:
+        asked.append(request)  # type: ignore[arg-type]
+        loop.call_later(3.0, handle, request, age_ms, respond, token)
+
+    keeper.handle = asleep  # type: ignore[method-assign, assignment]
+    loop.call_later(1.0, cluster.network.down.add, 0)
+    assert isinstance(await locker.acquire(1, lock), LockGranted)
+    assert isinstance(await cluster.nodes[1].locks.release(lock, locker.token, 5.0), LockReleased)
+    keeper.handle = handle  # type: ignore[method-assign]
+    cluster.network.heal()
+    await asyncio.sleep(4)
+    assert asked
+    assert await held_by(cluster, lock) == []
+
+
 async def test_a_lost_majority_is_told_as_such() -> None:
     cluster = await form_cluster()
     lock = lock_led_by(cluster, 0)
