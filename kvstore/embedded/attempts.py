@@ -61,13 +61,15 @@ class Attempts:
 
     async def _carry_out(self, attempt: Callable[[], T], deadline_s: float) -> T:
         began_s = self.now_s
+        first: FileBusy | None = None
         while True:
             try:
                 return await self._once(attempt, deadline_s)
-            except FileBusy:
+            except FileBusy as busy:
+                first = first or busy  # of those in the end, the last may not have got as far as to the file
                 left_s = deadline_s - self.now_s
                 if left_s <= 0:
-                    raise
+                    raise first from None
                 await asyncio.sleep(min(self._pause_s(self.now_s - began_s), left_s))
 
     def _pause_s(self, waited_s: float) -> float:
