@@ -80,22 +80,14 @@ def endpoints_option(command: Decorated) -> Decorated:
     return decorate(command)
 
 
-def output_option(command: Decorated) -> Decorated:
-    """`-o` behind the command; it wins over the one before it and over the environment."""
+def output_option_saying(text: str) -> Callable[[Decorated], Decorated]:
+    """`-o` behind the command, explained so; it wins over the one before it and over the environment."""
 
     def remember(context: click.Context, _: click.Parameter, value: str | None) -> None:
         if value is not None:
             context.ensure_object(Choices).output = value
 
-    decorate = click.option(
-        "-o",
-        "--output",
-        type=click.Choice(OUTPUTS),
-        expose_value=False,
-        callback=remember,
-        help="How to show the answer: a table at a terminal, JSON when piped, unless said.",
-    )
-    return decorate(command)
+    return click.option("-o", "--output", type=click.Choice(OUTPUTS), expose_value=False, callback=remember, help=text)
 
 
 def file_option(command: Decorated) -> Decorated:
@@ -183,6 +175,7 @@ def together(options: Sequence[Callable[[Decorated], Decorated]]) -> Callable[[D
     return apply
 
 
+output_option = output_option_saying("How to show the answer: a table at a terminal, JSON when piped, unless said.")
 choices_options = together([endpoints_option, output_option])
 store_options = together([file_option, choices_options])
 reading_options = together([consistency_option, read_count_option, timeout_option, receipt_option, choices_options])

@@ -36,8 +36,8 @@ async def node_killed(stage: Stage, story: Story) -> str:
         "node-lost",
         len(writer.acknowledged) >= before + WRITES,
         f"{victim} (process {pid}) is gone; {before} writes were acknowledged before and "
-        f"{len(writer.acknowledged) - before} after. The longest wait was {writer.longest_wait_s:.2f} s, "
-        f"{len(writer.unknown)} got no answer, which the program was told as unknown",
+        f"{len(writer.acknowledged) - before} after, with {writer.longest_wait_s:.2f} s between two of them at most. "
+        f"{len(writer.unknown)} got no answer: the program was told that nobody knows whether it was applied",
     )
     survivor = stage.others(victim)[0]
     read = await stage.clients[survivor].get(Writer.KEY, consistency="strong")

@@ -18,7 +18,7 @@ from cli.demo.report import as_json, show_verdict
 from cli.demo.stage import Stage
 from cli.demo.story import NotSeen, Story
 from cli.errors import CommandFailed
-from cli.options import Choices, option, output_option
+from cli.options import Choices, option, output_option_saying
 from cli.output import note
 
 ENDED_BY_SIGTERM = 128 + signal.SIGTERM
@@ -26,14 +26,13 @@ ENDED_BY_SIGTERM = 128 + signal.SIGTERM
 
 @click.command("demo")
 @option("--keep", is_flag=True, help="Leave the nodes' folders and logs behind, and say where.")
-@output_option
+@output_option_saying("json: the verdict on stdout, as data, and the story on stderr.")
 @click.pass_obj
 def demo_command(choices: Choices, *, keep: bool) -> int:
     """Show what this store does, on three real nodes of its own, in less than a minute.
 
     The three levels, a vote, a node killed, a majority lost and refused, the heal, the convergence, a paused lock
-    holder fenced off. Exit code 0 if every single thing was seen, 9 if not. With -o json, stdout has the verdict and
-    stderr the story. Nothing is left running, nor on the disk.
+    holder fenced off. Exit code 0 if every single thing was seen, 9 if not. Nothing is left running, nor on the disk.
     """
     as_data = choices.output == "json"
     verdict = Verdict()

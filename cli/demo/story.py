@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sys
 import textwrap
@@ -33,7 +34,7 @@ class Story:
     def __init__(self, verdict: Verdict, to: TextIO = sys.stdout) -> None:
         self.verdict = verdict
         self._to = to
-        self._colours = to.isatty()
+        self._colours = to.isatty() and not os.environ.get("NO_COLOR")
         self._columns = min(COLUMNS_MAX, shutil.get_terminal_size((COLUMNS_MAX, 24)).columns)
         self._chapters = 0
         self._began_at = time.monotonic()

@@ -8,6 +8,7 @@ lock be taken from us all the same, the fence stops what the command still write
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -85,6 +86,7 @@ def run_command(
     lock is held by others, or lost.
     """
     who = default_owner(os.getpid()) if owner is None else owner
+    logging.getLogger("kvstore.client").setLevel(logging.ERROR)  # what it would warn of is told here
     run = LockRun(choices, Wish(name, who, ttl, wait, permits, command))
     try:
         refuse_what_is_missing(command[0])
@@ -133,7 +135,7 @@ class LockRun:
         try:
             await asyncio.wait([ended, lost], return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():
-                note(f"kvstore: {held_lock.why_lost}; the command is ended")
+                note(f"kvstore: {held_lock.why_lost} The command is being ended.")
                 await process.end(wish.grace_s)
                 raise self._lost(f"the command was ended, with exit code {await ended}")
             return ended.result()
@@ -194,8 +196,8 @@ class HeldLock:
     def why_lost(self) -> str:
         """In words, once until_lost() has ended."""
         if self._keeper.is_held:
-            return f"the lock {visible(self._lease.name)!r} could not be renewed, and its lease is almost over"
-        return self._keeper.lost().detail.rstrip(".")
+            return f"The lock {visible(self._lease.name)!r} could not be renewed, and its lease is almost over."
+        return visible(self._keeper.lost().detail)
 
     async def until_lost(self, grace_s: float) -> None:
         """Waits until the lock is lost, or no renewal came through until so much of the lease is left."""
