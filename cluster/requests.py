@@ -5,7 +5,8 @@ type whether the write is applied, surely not applied, or unknown; nothing else 
 
     WriteOutcome            applied?
     ├── Written             yes
-    ├── Conflict            no: the condition was false at a settled value
+    ├── Conflict            no: the condition was false at a settled value, or the key has seen a higher fence
+    ├── BadFence            no: the lock never granted that fence
     ├── Unavailable         no: too few replicas, known before anything was sent
     ├── Overloaded          no: too many requests wait already
     ├── NoRoom              no: the disk of the node that was asked is full
@@ -26,7 +27,7 @@ import msgspec
 
 from cluster.levels import Level
 from storage.engine import ScanEntry
-from storage.record import Record
+from storage.record import Number, Record
 
 
 class ConditionKind(IntEnum):
@@ -57,6 +58,17 @@ class Condition(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 ALWAYS = Condition()
 
+FENCES_MAX = 100
+"""Locks whose fences one key bears. They are with every promise, accept and row of the key: names of the longest kind
+make 26 KB of them. Where more than a few locks guard one key, their names are made up anew each time."""
+
+
+class Fence(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a write bears that is made under a lock: a key that has seen a higher number of that lock refuses it."""
+
+    lock: str
+    number: Number
+
 
 class WriteRequest(msgspec.Struct, frozen=True, gc=False):
     """One put or delete."""
@@ -73,6 +85,8 @@ class WriteRequest(msgspec.Struct, frozen=True, gc=False):
     """Anything but ALWAYS at the strong level only."""
     ttl_ms: int = 0
     """How long the value lasts, from when the coordinator begins; 0 is for ever."""
+    fence: Fence | None = None
+    """At the strong level only."""
 
     def expires_at_ms(self, now_ms: int) -> int:
         """When the value expires, in Unix milliseconds, if the request is begun now; 0 is never."""
@@ -123,11 +137,26 @@ class Written(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
 
 
 class Conflict(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
-    """The condition did not hold. The version seen is on a majority; None where there is no value."""
+    """The condition did not hold, or the key has seen a higher fence, which is told first.
+
+    What was seen is on a majority.
+    """
 
     version: int | None
+    """None where there is no value."""
     acks: int
     replicas: tuple[str, ...]
+    fence: int | None = None
+    """The highest fence of the write's lock that the key has seen, where that refused the write."""
+    is_full: bool = False
+    """Whether the key bears the fences of FENCES_MAX other locks, and that refused the write."""
+
+
+class BadFence(msgspec.Struct, frozen=True, gc=False):
+    """The lock never granted that fence; surely not applied, for nothing was sent."""
+
+    highest: int
+    """The highest that it granted; 0 where it never granted any."""
 
 
 class Unavailable(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
@@ -179,6 +208,6 @@ class Listed(msgspec.Struct, frozen=True, gc=False):
     replicas: tuple[str, ...]
 
 
-WriteOutcome = Written | Conflict | Unavailable | Overloaded | NoRoom | Unknown
+WriteOutcome = Written | Conflict | BadFence | Unavailable | Overloaded | NoRoom | Unknown
 ReadOutcome = Found | Unavailable | Overloaded | TimedOut
 ListOutcome = Listed | Unavailable | Overloaded | TimedOut

@@ -73,6 +73,8 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     tombstone: bool
     """A deletion; False for a promise alone."""
     expires_at_ms: int
+    fences: int = 0
+    """What stands for its fences (fences.digest_of); 0 where it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +260,7 @@ class Engine(Protocol):
         """The keys in that range of the key space whose rows say nothing any more once all up to `ballot_max` is past.
 
         Tombstones, values that expired before that Unix time in milliseconds, and promises alone; each with neither
-        its ballot nor its promise above `ballot_max`.
+        its ballot nor its promise above `ballot_max`. None that has fences: those outlive their key.
         """
         ...
 

@@ -29,6 +29,7 @@ from storage.engine import (
     ScrubPage,
     StorageError,
 )
+from storage.fences import digest_of
 from storage.keyspace import hash_of
 from storage.record import Hint, Record, ReplicaState
 from storage.sqlite.rows import shown
@@ -226,6 +227,7 @@ class MemoryEngine:
             for row in page.rows
             if max(row.ballot, row.promised) <= ballot_max
             and (row.ballot == NONE or row.tombstone or 0 < row.expires_at_ms < expired_before_ms)
+            and not row.fences
         ]
 
     async def hints(self, after: int, limit: int, value_bytes_max: int) -> HintPage:
@@ -336,7 +338,8 @@ def _row_of(key: bytes, state: ReplicaState) -> Row:
     record = state.record
     if record is None:
         return Row(key, state.promised, NONE, NONE, False, 0)
-    return Row(key, state.promised, record.ballot, record.origin, record.value is None, record.expires_at_ms)
+    is_tombstone, fences = record.value is None, digest_of(record.fences)
+    return Row(key, state.promised, record.ballot, record.origin, is_tombstone, record.expires_at_ms, fences)
 
 
 def _entry_of(key: bytes, record: Record, values: bool) -> ScanEntry:

@@ -14,6 +14,7 @@ from typing import Annotated
 import msgspec
 
 from storage.ballot import NONE, Ballot
+from storage.fences import Fences, joined
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 """What fits a column of the database."""
@@ -35,7 +36,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     expires_at_ms: Number = 0
     """Unix milliseconds from which the value counts as a tombstone; 0 is never."""
     fences: dict[str, Number] | None = None
-    """Highest fence seen, per lock name; None is no fence. Only grows along the history of a key."""
+    """Highest fence seen, per lock name; None is no fence. They are the key's, not the write's: whatever it holds, they
+    only grow, and outlive it."""
 
     def under(self, ballot: int, weak: bool) -> Record:
         """The same write, proposed again under another ballot: origin and value stay."""
@@ -48,6 +50,13 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def deleted(self) -> Record:
         """The tombstone that an expired value becomes: of the same write, so its origin stays, and so do its fences."""
         return Record(self.ballot, self.origin, self.weak, None, "", 0, self.fences)
+
+    def bearing(self, fences: Fences | None) -> Record:
+        """The same with these fences joined to its own; itself (`is`) where they add nothing."""
+        together = joined(self.fences, fences)
+        if together is self.fences:
+            return self
+        return Record(self.ballot, self.origin, self.weak, self.value, self.content_type, self.expires_at_ms, together)
 
     def is_expired(self, now_ms: int) -> bool:
         """Whether its value counts as a tombstone at that Unix time in milliseconds."""

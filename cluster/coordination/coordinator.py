@@ -2,6 +2,7 @@
 
     strong read     ask a majority, settle if they differ            protocol/reader.py
     strong write    hand the change to the key's primary             handover.py, primary.py, protocol/proposer.py
+      with a fence  first see that its lock has granted it           granted_fences.py
     weak, eventual  one round of reads, or of accepts                protocol/reader.py, weak_writing.py
 
 What happens to a request whose client has gone: it goes on. The conversation belongs to the sweeper, not to the
@@ -16,6 +17,7 @@ from functools import partial
 
 from cluster.coordination.drive import Context, Drive
 from cluster.coordination.expiry import is_doubtful, is_expired, settle
+from cluster.coordination.granted_fences import GrantedFences
 from cluster.coordination.read_repair import Repair
 from cluster.coordination.weak_writing import WeakWriter, set_once
 from cluster.levels import Level
@@ -52,6 +54,7 @@ class Coordinator:
         self._is_readable = context.roster.is_readable
         self._topology, self._own_slot = topology, own_slot
         self._turn = 0
+        self._granted = GrantedFences(self.read, lambda: topology().majority)
 
     async def read(self, request: ReadRequest) -> ReadOutcome:
         """Reads a key as the request's level demands."""
@@ -72,11 +75,15 @@ class Coordinator:
     async def write(self, request: WriteRequest) -> WriteOutcome:
         """Writes or deletes a key as the request's level demands."""
         deadline_s = self._context.clock.monotonic_s() + request.timeout_s
+        if request.fence is not None:
+            refusal = await self._granted.refusal(request.fence, request.timeout_s)
+            if refusal is not None:
+                return refusal
         outcome: asyncio.Future[WriteOutcome] = asyncio.get_running_loop().create_future()
         if request.level is Level.STRONG:
             now_ms = self._context.ballots.now_ms()
             moment_ms = request.expires_at_ms(now_ms)
-            change = Put(request.value, request.content_type, request.condition, moment_ms, now_ms)
+            change = Put(request.value, request.content_type, request.condition, moment_ms, now_ms, request.fence)
             set_outcome = partial(set_once, outcome)
             self._context.hand_over(request.key, change, request.needed, deadline_s, set_outcome)
         else:

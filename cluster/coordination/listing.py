@@ -7,6 +7,9 @@ nodes of its replica set have answered, whether they hold it or not.
 strong: a key whose majority agrees on one ballot is as a strong read would have shown it; any other key, and one whose
 value has expired, is read by a strong read of its own. weak, eventual: the newest of what was heard, unless it has
 expired. A page is not a snapshot.
+
+Keys that begin with NUL are this store's own (locks, votes). No application's does, so its listings begin behind them;
+whoever wants them asks for a prefix that begins so.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ from cluster.requests import (
 from storage.ballot import NONE
 from storage.engine import ScanEntry
 
+BEHIND_INTERNAL = b"\0\xff"
+"""Keys are UTF-8: no key that begins with NUL comes behind this one, and every other does."""
 SCAN_SLACK = 16
 """Asked for beyond the page's limit, so that a few tombstones don't cost another round."""
 STRONG_READS_AT_ONCE = 32
@@ -54,15 +59,22 @@ class Listing:
         targets = self._targets(topology, request)
         if isinstance(targets, Unavailable):
             return targets
+        is_alone = targets == (self._own_slot,)
         deadline_s = self._context.clock.monotonic_s() + request.timeout_s
         entries: list[ScanEntry] = []
-        after, heard = request.after, targets
+        after, heard = _start_of(request), targets
         while True:
             pages = await self._scan(topology, targets, request, after, request.limit - len(entries), deadline_s)
             heard = tuple(pages)
             short = _partition_short_of(topology, heard, request.needed)
+            if short is not None and is_alone:  # what it holds of this page is damaged: the others are asked, too
+                is_alone, targets = False, self._all_alive(topology, request)
+                if isinstance(targets, Unavailable):
+                    return targets
+                continue
             if short is not None:
-                return TimedOut(request.needed, short, topology.names(heard))
+                refusal = TimedOut if self._context.clock.monotonic_s() >= deadline_s else Unavailable
+                return refusal(request.needed, short, topology.names(heard))
             keys, after = _keys_of(pages)
             merged = await self._merge(topology, request, pages, keys, deadline_s)
             if not isinstance(merged, list):
@@ -84,6 +96,10 @@ class Listing:
         suffices = request.level is not Level.STRONG and request.needed == 1 and roster.is_readable(self._own_slot)
         if suffices and all(self._own_slot in slots for slots in sets):
             return (self._own_slot,)
+        return self._all_alive(topology, request)
+
+    def _all_alive(self, topology: Topology, request: ListRequest) -> tuple[int, ...] | Unavailable:
+        roster = self._context.roster
         alive = tuple(m.slot for m in topology.members if roster.is_readable(m.slot))
         short = _partition_short_of(topology, alive, request.needed)
         return alive if short is None else Unavailable(request.needed, short, topology.names(alive))
@@ -158,6 +174,13 @@ class Listing:
     def _read_one(self, key: bytes, request: ListRequest, deadline_s: float) -> Awaitable[ReadOutcome]:
         budget_s = max(deadline_s - self._context.clock.monotonic_s(), 0.001)
         return self._read(ReadRequest(key, Level.STRONG, request.needed, budget_s))
+
+
+def _start_of(request: ListRequest) -> bytes | None:
+    """Behind which key the page begins."""
+    if request.prefix:
+        return request.after
+    return max(request.after or b"", BEHIND_INTERNAL)
 
 
 def _answering(future: asyncio.Future[tuple[int, Answer]]) -> Callable[[int, Answer], None]:

@@ -23,7 +23,7 @@ from cluster.protocol.prepared import PreparedBallots
 from cluster.protocol.proposer import Chosen, Proposer, Refuted, Uncertain
 from cluster.protocol.spread import Spread
 from cluster.protocol.steps import Answers, Step
-from cluster.requests import Conflict, Overloaded, Unavailable, Unknown, Written
+from cluster.requests import Overloaded, Unavailable, Unknown, Written
 from cluster.tasks import safely
 from storage.record import Record
 
@@ -155,9 +155,7 @@ class _Proposal:
         elif isinstance(end, Uncertain):
             self._release_and_answer(Unknown(self._needed, len(names), names, end.origin))
         elif isinstance(self._change, Put):
-            present = end.record is not None and end.record.value is not None
-            version = end.record.origin if end.record is not None and present else None
-            self._release_and_answer(Conflict(version, len(names), names))
+            self._release_and_answer(self._change.conflict(end.record, names))
         else:
             self._release_and_answer(Settled(end.record, names))
 

@@ -27,6 +27,13 @@ And one about keys that are not here:
    promise and as origin: what is as old is refused, and a weak write that is as old is superseded. A floor is no
    record: it never wins over one.
 
+And one about fences (storage/fences.py), which are the key's and not the record's:
+
+5. They only grow. Whatever is accepted here bears what was held before, joined with what came; also a weak write, which
+   knows of none, and also the ballot that is here already, which may come back from a replica that was told more.
+   A promise tells them with the record. So a fence that a majority took is told by every majority, whatever was
+   written since, and by whom.
+
 Rules of this file: no I/O, no clock, no chance, and nothing is changed: states go in, states come out.
 """
 
@@ -70,15 +77,19 @@ class Acceptor:
             return Decision(state, self.refusal(state))
         promised = max(state.promised, message.next_ballot or record.ballot)
         displaced = held if self.displaces(held, record) else None
+        if held is not None and held.fences is not None:
+            record = self.fenced(record, held)
         return Decision(ReplicaState(promised, record), Accepted(promised == message.next_ballot), displaced)
 
     def accept_again(self, state: ReplicaState, message: Accept) -> Decision:
-        """The record is here already; the promise that rides along still counts."""
+        """The record is here already; the promise that rides along still counts, and so do its fences."""
+        assert state.record is not None, "a ballot that is here bears a record"
         if state.origin != message.record.origin:
             return Decision(state, Unfit("one ballot came with two different writes; the sender is at fault"))
         promised = max(state.promised, message.next_ballot)
-        if promised != state.promised:
-            state = ReplicaState(promised, state.record)
+        record = self.fenced(state.record, message.record)
+        if promised != state.promised or record is not state.record:
+            state = ReplicaState(promised, record)
         return Decision(state, Accepted(promised == message.next_ballot))
 
     def restore(self, state: ReplicaState, record: Record | None, promised: int) -> Decision:
@@ -92,6 +103,8 @@ class Acceptor:
             kept, displaced = held, None
         else:
             kept, displaced = record, held if self.displaces(held, record) else None
+        if kept is not None and record is not None and held is not None:
+            kept = self.fenced(self.fenced(kept, held), record)
         promised = max(promised, state.promised, kept.ballot if kept is not None else NONE)
         return Decision(ReplicaState(promised, kept, NONE if kept else state.floor), Accepted(False), displaced)
 
@@ -111,6 +124,10 @@ class Acceptor:
     def is_sound(self, record: Record) -> bool:
         """Whether the record can have come from a proposer that keeps the rules (proposer.py)."""
         return NONE < record.origin <= record.ballot
+
+    def fenced(self, record: Record, other: Record) -> Record:
+        """The record with the other's fences joined to its own; itself (`is`) where they add nothing."""
+        return record.bearing(other.fences)
 
     def displaces(self, held: Record | None, record: Record) -> bool:
         """Whether accepting `record` pushes out a weak write that nothing newer and weak replaces."""

@@ -11,13 +11,14 @@ from collections.abc import Callable
 
 import msgspec
 
-from cluster.requests import ALWAYS, Condition
+from cluster.requests import ALWAYS, FENCES_MAX, Condition, Conflict, Fence
 from storage.ballot import unix_ms_of
+from storage.fences import joined
 from storage.record import Number, Record
 
 
 class Put(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
-    """Write this value (None deletes) where the condition holds."""
+    """Write this value (None deletes) where the condition holds, and no higher fence was seen."""
 
     value: bytes | None
     content_type: str
@@ -26,13 +27,40 @@ class Put(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """When the value expires, in Unix milliseconds; 0 is never."""
     now_ms: Number = 0
     """The coordinator's clock when it decided to write: what had expired by then is absent for this write."""
+    fence: Fence | None = None
 
     def apply(self, base: Record | None, ballot: int) -> Record | None:
-        """The record to propose under this ballot, or None when the condition does not hold."""
+        """The record to propose under this ballot, or None when the condition does not hold or the fence is too low."""
         if not self.condition.holds(base):
             return None
         fences = base.fences if base is not None else None
+        if self.fence is not None:
+            if self.highest_seen(base) > self.fence.number or self.is_one_too_many(base):
+                return None
+            fences = joined(fences, {self.fence.lock: self.fence.number})
         return Record(ballot, ballot, False, self.value, self.content_type, self.expires_at_ms, fences)
+
+    def highest_seen(self, base: Record | None) -> int:
+        """The highest fence of this write's lock that the key has seen; 0 for none."""
+        if self.fence is None or base is None or base.fences is None:
+            return 0
+        return base.fences.get(self.fence.lock, 0)
+
+    def is_one_too_many(self, base: Record | None) -> bool:
+        """Whether the key would bear the fence of one lock more than it may."""
+        if self.fence is None or base is None or base.fences is None:
+            return False
+        return self.fence.lock not in base.fences and len(base.fences) >= FENCES_MAX
+
+    def conflict(self, settled: Record | None, replicas: tuple[str, ...]) -> Conflict:
+        """Why it was not applied to this record, which is on a majority, and so are its fences."""
+        is_there = settled is not None and settled.value is not None
+        version = settled.origin if settled is not None and is_there else None
+        seen = self.highest_seen(settled)
+        if self.fence is not None and seen > self.fence.number:
+            return Conflict(version, len(replicas), replicas, fence=seen)
+        is_full = self.condition.holds(settled) and self.is_one_too_many(settled)
+        return Conflict(version, len(replicas), replicas, is_full=is_full)
 
 
 class Merge(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -45,9 +73,11 @@ class Merge(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
 
     def apply(self, base: Record | None, ballot: int) -> Record | None:
         """The weak write under a new ballot, or None when the key holds something newer."""
-        if base is not None and base.origin >= self.record.origin:
+        if base is None:
+            return self.record.under(ballot, weak=True)
+        if base.origin >= self.record.origin:
             return None
-        return self.record.under(ballot, weak=True)
+        return self.record.under(ballot, weak=True).bearing(base.fences)
 
 
 class Settle(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):

@@ -24,6 +24,9 @@ What must not be lost between these lines, each found the hard way by somebody:
 * An expired value is absent, and before anybody is told so its tombstone is on a majority: a clock that is behind would
   show the value again. The tombstone keeps the origin of the value, for it is what became of that write: under an
   origin of its own it would supersede weak writes that are newer than the value, and that nobody deleted.
+* Fences are the key's, and any replica of the majority may be the one that was told of the highest: what is proposed
+  bears those of all that promised, whichever of them has the newest record. Ballots alone don't say that replicas
+  agree on them: before a write is refused for what was seen, the fences are on a majority, too.
 * A prepared ballot (promised with the last accept) is used only while this node's own replica still shows that
   promise and that record; see prepared.py.
 """
@@ -122,7 +125,7 @@ class Proposer:
                     attempt += 1
                     yield Pause(attempt)
                     continue
-                base = newest([record for _, record in promises])
+                base = self.with_all_fences(newest([record for _, record in promises]), promises)
                 agreed = self._agreed(promises, base)
             if self.is_uncertain(base):
                 return Uncertain(self.sent or NONE, ())
@@ -224,7 +227,7 @@ class Proposer:
         """
         answers = yield Ask(Read(self.key, value=False), self.majority)
         held = [(slot, answer.record) for slot, answer in answers if type(answer) is Held]
-        agreed = tuple(slot for slot, record in held if _ballot(record) == _ballot(base))
+        agreed = tuple(slot for slot, record in held if self.is_same(record, base))
         return agreed if len(agreed) >= self.majority else ()
 
     def _promises(self, answers: Answers) -> list[tuple[int, Record | None]]:
@@ -238,9 +241,24 @@ class Proposer:
             if type(answer) is Refused and answer.highest > self._above:
                 self._above = answer.highest
 
+    def with_all_fences(self, base: Record | None, promises: list[tuple[int, Record | None]]) -> Record | None:
+        """The newest record, bearing the fences of all; itself (`is`) where there are none, or no more."""
+        if base is None:
+            return None
+        for _, record in promises:
+            if record is not None and record.fences is not None and record is not base:
+                base = base.bearing(record.fences)
+        return base
+
+    def is_same(self, record: Record | None, base: Record | None) -> bool:
+        """Whether a replica that holds the one holds the other: the same write, under the same ballot and fences."""
+        if record is None or base is None:
+            return record is base
+        return record.ballot == base.ballot and record.fences == base.fences
+
     def _agreed(self, promises: list[tuple[int, Record | None]], base: Record | None) -> tuple[int, ...]:
         """The promising replicas, if all hold this very record; else nothing."""
-        agree = all(_ballot(record) == _ballot(base) for _, record in promises)
+        agree = all(self.is_same(record, base) for _, record in promises)
         return tuple(slot for slot, _ in promises) if agree else ()
 
 

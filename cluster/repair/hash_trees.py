@@ -5,7 +5,8 @@ Merkle, "A Digital Signature Based on a Conventional Encryption Function" (1987)
 LEAVES leaves, each the sum of the digests of its entries. A sum can be kept up with each write by one subtraction and
 one addition; it goes to disk in the transaction of the rows that changed it, so no start ever scans.
 
-An entry is (key, accepted ballot): one ballot never bears two values. Promises are not compared.
+An entry is (key, accepted ballot, fences): one ballot never bears two values, but may have been joined with other
+fences on one replica than on another (protocol/acceptor.py). Promises are not compared.
 """
 
 from __future__ import annotations
@@ -26,9 +27,14 @@ ROWS_PER_PAGE = 4_096
 _MASK = (1 << 64) - 1
 
 
-def digest(key: bytes, ballot: int) -> int:
-    """64 bits that stand for this key's record under this ballot."""
-    return int.from_bytes(blake2b(ballot.to_bytes(8, "big") + key, digest_size=DIGEST_BYTES).digest(), "big")
+def digest(key: bytes, ballot: int, fences: int = 0) -> int:
+    """64 bits that stand for this key's record under this ballot, with these fences (fences.digest_of, 0 for none)."""
+    entry = ballot.to_bytes(8, "big") + key
+    if fences:  # apart from the key, whose end could be taken for them
+        hashed = blake2b(entry, digest_size=DIGEST_BYTES, salt=fences.to_bytes(8, "big"))
+    else:
+        hashed = blake2b(entry, digest_size=DIGEST_BYTES)
+    return int.from_bytes(hashed.digest(), "big")
 
 
 class HashTrees:
@@ -52,10 +58,14 @@ class HashTrees:
         """The partition that the key is in."""
         return hash_of(key) * self._partitions >> HASH_BITS
 
-    def replace(self, key: bytes, before: int, after: int) -> tuple[int, int]:
-        """The key's accepted ballot changed, NONE for no record; gives its leaf and that leaf's new sum."""
+    def replace(
+        self, key: bytes, before: int, after: int, fences_before: int = 0, fences_after: int = 0
+    ) -> tuple[int, int]:
+        """The key's accepted ballot changed, NONE for no record, or its fences; gives its leaf and that one's sum."""
         leaf = self.leaf_of(key)
-        change = (digest(key, after) if after != NONE else 0) - (digest(key, before) if before != NONE else 0)
+        change = digest(key, after, fences_after) if after != NONE else 0
+        if before != NONE:
+            change -= digest(key, before, fences_before)
         total = self._sums[leaf] = (self._sums[leaf] + change) & _MASK
         partition = leaf // LEAVES
         self._roots[partition] = (self._roots[partition] + change) & _MASK
@@ -71,7 +81,7 @@ class HashTrees:
         while not is_complete:
             page = await engine.rows(0, 1 << HASH_BITS, after, ROWS_PER_PAGE)
             for row in page.rows:
-                self.replace(row.key, NONE, row.ballot)
+                self.replace(row.key, NONE, row.ballot, 0, row.fences)
                 after = (hash_of(row.key), row.key)
             is_complete = page.complete
         return {leaf: total for leaf, total in enumerate(self._sums) if total}

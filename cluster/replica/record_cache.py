@@ -8,6 +8,8 @@ from storage.record import ReplicaState
 
 ENTRY_OVERHEAD_BYTES = 700
 """Python's cost of one cached key: entry, state, record, key, dictionary slot; measured with a million entries."""
+FENCE_BYTES = 200
+"""About what one fence costs: the lock's name, its number, their slot."""
 
 
 class Entry:
@@ -41,8 +43,11 @@ class RecordCache:
     def put(self, key: bytes, state: ReplicaState, ticket: int) -> None:
         """Sets a key's state; ticket is the commit that will hold it."""
         size = ENTRY_OVERHEAD_BYTES + len(key)
-        if state.record is not None and state.record.value is not None:
-            size += len(state.record.value)
+        if (record := state.record) is not None:
+            if record.value is not None:
+                size += len(record.value)
+            if record.fences is not None:
+                size += FENCE_BYTES * len(record.fences)
         entry = self._entries.get(key)
         if entry is None:
             self._entries[key] = Entry(state, ticket, size)

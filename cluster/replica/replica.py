@@ -24,6 +24,7 @@ from cluster.replica.record_cache import RecordCache
 from cluster.tasks import Tasks, safely
 from storage.ballot import NONE
 from storage.engine import Damaged, Engine, StorageError
+from storage.fences import digest_of
 from storage.group_commit import GroupCommit
 from storage.keyspace import hash_of
 from storage.record import Record, ReplicaState
@@ -78,6 +79,8 @@ class Replica:
         """Keys that were restored or forgotten while they were read from disk: what is read of them is no longer so."""
         self.damaged: dict[bytes, str] = {}
         """Keys whose checksum did not match: they take part in nothing."""
+        self._made_whole = 0
+        """How many of them became sound again since the start."""
 
     def handle(self, request: ReplicaRequest, respond: Respond, token: int) -> None:
         """Decides the request; respond(token, reply) follows when what the reply shows is on disk."""
@@ -119,7 +122,7 @@ class Replica:
             assert type(request) is Prepare
             decision = self._acceptor.prepare(state, request)
         if decision.state is not state:
-            ticket = self._write(request.key, state.ballot, decision)
+            ticket = self._write(request.key, state.record, decision)
         self._reply(ticket, respond, token, decision.reply)
 
     def _accept_gated(self, state: ReplicaState, request: Accept) -> Decision:
@@ -133,19 +136,27 @@ class Replica:
             self.gates.note(partition, ballot, "a write as old as the floor came late")
         return decision
 
-    def _write(self, key: bytes, before: int, decision: Decision) -> int:
+    def _write(self, key: bytes, before: Record | None, decision: Decision) -> int:
         if self._purging:
             self._purging.get(self._trees.partition_of(key), set()).add(key)
         ticket = self._commits.put(key, decision.state)
-        after = decision.state.ballot
-        if after != before:
-            self._commits.set_leaf(*self._trees.replace(key, before, after))
+        after = decision.state.record
+        if after is not before:
+            self._replace_entry(key, before, after)
         self._cache.put(key, decision.state, ticket)
         self._cache.shrink(self._commits.committed)
         if decision.displaced is not None:
             ticket = self._commits.keep(key, decision.displaced)
             self._commits.when(ticket, partial(self._on_kept_aside, key, decision.displaced))
         return ticket
+
+    def _replace_entry(self, key: bytes, before: Record | None, after: Record | None) -> None:
+        """The hash tree follows the record: its ballot, and its fences, which may change under the same ballot."""
+        ballots = (NONE if before is None else before.ballot, NONE if after is None else after.ballot)
+        fences_before = 0 if before is None or before.fences is None else digest_of(before.fences)
+        fences_after = 0 if after is None or after.fences is None else digest_of(after.fences)
+        if ballots[0] != ballots[1] or fences_before != fences_after:
+            self._commits.set_leaf(*self._trees.replace(key, *ballots, fences_before, fences_after))
 
     def _reply(self, ticket: int, respond: Respond, token: int, reply: Reply) -> None:
         if ticket <= self._commits.committed:
@@ -223,7 +234,7 @@ class Replica:
                 state = _NOTHING  # a row that was only lost, behind an index that had rotted, is true
             decision = self._acceptor.restore(self._marks.put_on(key, state), record, promised)
             self._outdate(key)
-            ticket = self._write(key, state.ballot, decision)
+            ticket = self._write(key, state.record, decision)
             if is_damaged:
                 self._commits.when(ticket, partial(self._restored, key))
         return ticket
@@ -235,6 +246,7 @@ class Replica:
     def _restored(self, key: bytes) -> None:
         """A damaged key is sound again; what its lost row was in the hash tree is not known."""
         self.damaged.pop(key, None)
+        self._made_whole += 1
         self._tasks.spawn(self.rebuild_leaf(self._trees.leaf_of(key)), "rebuild a leaf")
 
     async def forget(self, keys: Iterable[bytes]) -> None:
@@ -244,8 +256,8 @@ class Replica:
                 self._outdate(key)
                 self._cache.remove(key)
                 self._commits.drop(key)
-                if state.ballot != NONE:
-                    self._commits.set_leaf(*self._trees.replace(key, state.ballot, NONE))
+                if state.record is not None:
+                    self._replace_entry(key, state.record, None)
 
     def exclude(self, key: bytes, reason: str) -> None:
         """From now on this replica takes no part for the key: what it holds of it is damaged."""
@@ -270,7 +282,7 @@ class Replica:
             total, after, complete = 0, None, False
             while not complete:
                 page = await self._engine.rows(first, behind, after, LEAF_ROWS)
-                total += sum(digest(row.key, row.ballot) for row in page.rows if row.ballot != NONE)
+                total += sum(digest(row.key, row.ballot, row.fences) for row in page.rows if row.ballot != NONE)
                 complete = page.complete or not page.rows
                 after = None if complete else (hash_of(page.rows[-1].key), page.rows[-1].key)
             if self._trees.sum_of(leaf) == before:
@@ -338,8 +350,8 @@ class Replica:
         assert isinstance(found, ReplicaState)
         absent = self._marks.put_on(key, _NOTHING)
         self._cache.put(key, absent, self._commits.drop(key))
-        if found.ballot != NONE:
-            self._commits.set_leaf(*self._trees.replace(key, found.ballot, NONE))
+        if found.record is not None:
+            self._replace_entry(key, found.record, None)
         return absent
 
     def _forget_absent(self, states: Mapping[bytes, ReplicaState]) -> None:
@@ -366,14 +378,23 @@ class Replica:
             log.error("a record is damaged; this replica takes no part for its key", key=repr(key), reason=found.reason)
 
     async def scan(self, request: Scan) -> Reply:
-        """A page of this replica's committed records."""
+        """A page of this replica's committed records; none where a record in its range takes part in nothing, for its
+        row may be gone, and it must not look absent."""
         try:
-            page = await self._engine.scan(
-                request.prefix, request.after, request.limit, request.values, SCAN_VALUE_BYTES_MAX
-            )
+            while True:
+                whole_before = self._made_whole
+                page = await self._engine.scan(
+                    request.prefix, request.after, request.limit, request.values, SCAN_VALUE_BYTES_MAX
+                )
+                if self._made_whole == whole_before:
+                    break  # else one may have been read without its row that is out of quarantine by now
         except StorageError as error:
             log.error("a listing met a damaged record", prefix=repr(request.prefix), error=str(error))
             return Unfit(str(error))
+        last = None if page.complete or not page.entries else page.entries[-1].key
+        for key, reason in self.damaged.items():
+            if key.startswith(request.prefix) and key > (request.after or b"") and (last is None or key <= last):
+                return Unfit(reason)
         return Scanned(page.entries, page.complete)
 
     def keep_aside(self, key: bytes, record: Record, kept: Callable[[], None]) -> None:

@@ -13,6 +13,9 @@ import msgspec
 from storage import engine
 from storage.ballot import NONE
 from storage.engine import Damaged
+from storage.fences import digest_of_packed
+from storage.fences import pack as pack_fences
+from storage.fences import unpack as unpack_fences
 from storage.record import Hint, Record, ReplicaState
 from storage.sqlite.integrity import header_checksum, hint_checksum, value_checksum
 
@@ -25,8 +28,6 @@ SIZE = 10
 
 _ANY_TEXT = "surrogatepass"  # every Python string is storable: a header's stray bytes must not stop the writer
 
-_pack_fences = msgspec.msgpack.Encoder().encode
-_unpack_fences = msgspec.msgpack.Decoder(dict[str, int]).decode
 _pack_targets = msgspec.msgpack.Encoder().encode
 _unpack_targets = msgspec.msgpack.Decoder(tuple[int, ...]).decode
 _HINT_ITSELF = 4
@@ -46,7 +47,7 @@ def record_row(key: bytes, state: ReplicaState) -> Row:
         return (key, state.promised, 0, 0, 0, b"", 0, None, 0, _promise_checksum(key, state.promised), None)
     assert record.ballot > 0, "ballot 0 stands for no record"
     content_type = record.content_type.encode("utf-8", _ANY_TEXT)
-    fences = None if record.fences is None else _pack_fences(record.fences)
+    fences = pack_fences(record.fences) if record.fences else None
     value = record.value
     of_value = value_checksum(value)
     checksum = header_checksum(
@@ -124,16 +125,18 @@ def state_of(row: Row) -> ReplicaState | Damaged:
         value[0] if value else None,
         content_type.decode("utf-8", _ANY_TEXT),
         expires_at_ms,
-        None if fences is None else _unpack_fences(fences),
+        None if fences is None else unpack_fences(fences),
     )
     return ReplicaState(promised, record)
 
 
 def listed_row(row: Row) -> engine.Row:
     """A row of a listing by place. No checksum is verified: a number that is none any more stands as 0."""
-    key, promised, ballot, origin, is_null, expires_at_ms = row
+    key, promised, ballot, origin, is_null, expires_at_ms, fences = row
     numbers = [number if isinstance(number, int) else 0 for number in (promised, ballot, origin, expires_at_ms)]
-    return engine.Row(key, numbers[0], numbers[1], numbers[2], bool(is_null) and numbers[1] != NONE, numbers[3])
+    of_fences = digest_of_packed(fences) if isinstance(fences, bytes) else 0
+    is_tombstone = bool(is_null) and numbers[1] != NONE
+    return engine.Row(key, numbers[0], numbers[1], numbers[2], is_tombstone, numbers[3], of_fences)
 
 
 def damage_of(row: Row) -> str | None:

@@ -180,14 +180,14 @@ def scan_records(values: bool, bounded: bool) -> str:
     return f"SELECT {columns} FROM records WHERE key >= ?{bound} ORDER BY key LIMIT ?"
 
 
-ROWS_BY_PLACE = """SELECT place, key, promised, ballot, origin, value IS NULL, expires_at_ms
+ROWS_BY_PLACE = """SELECT place, key, promised, ballot, origin, value IS NULL, expires_at_ms, fences
     FROM records INDEXED BY records_by_place
     WHERE place >= ? AND place < ? AND (place, key) > (?, ?) ORDER BY place, key LIMIT ?"""
 """Parameters: the first place, the first behind the last, place and key to go on behind, limit. Doesn't read values."""
 
 PURGEABLE = f"""SELECT place, key FROM records INDEXED BY records_to_purge
     WHERE {MAY_BE_PURGED} AND place >= ? AND place < ? AND max(ballot, promised) <= ?
-    AND (value IS NULL OR expires_at_ms < ?) ORDER BY place"""
+    AND (value IS NULL OR expires_at_ms < ?) AND fences IS NULL ORDER BY place"""
 """Parameters: the first place, the first behind the last, the highest ballot, a Unix time in milliseconds."""
 
 _KEPT_COLUMNS = tuple(column for column in _COLUMNS if column != "promised")

@@ -75,7 +75,7 @@ def value(ballot: int, content: bytes = b"v", **fields: object) -> ReplicaState:
 
 
 ballots = st.integers(1, BALLOT_MAX)
-fences = st.none() | st.dictionaries(st.text(max_size=8), st.integers(0, 1 << 62), max_size=3)
+fences = st.none() | st.dictionaries(st.text(max_size=8), st.integers(0, 1 << 62), min_size=1, max_size=3)
 texts = st.text(max_size=20) | st.just("text/plain; charset=utf-8") | st.just("stray \udcff byte")
 records = st.builds(
     Record, ballots, ballots, st.booleans(), st.none() | st.binary(max_size=300), texts, st.integers(0, 1 << 62), fences

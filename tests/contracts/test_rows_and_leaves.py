@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from storage import Batch, Engine, Record, ReplicaState, Row, RowPage, StorageError, bounds_of, hash_of
 from storage.ballot import NONE
+from storage.fences import digest_of
 from tests.contracts.folders import Folders, keys, run_in, states, value
 
 SPACE = 1 << 32
@@ -22,7 +23,8 @@ def listed(written: dict[bytes, ReplicaState], first: int = 0, behind: int = SPA
             state = written[key]
             deleted = state.record is not None and state.record.value is None
             expires_at_ms = state.record.expires_at_ms if state.record is not None else 0
-            rows.append(Row(key, state.promised, state.ballot, state.origin, deleted, expires_at_ms))
+            fences = digest_of(state.record.fences) if state.record is not None else 0
+            rows.append(Row(key, state.promised, state.ballot, state.origin, deleted, expires_at_ms, fences))
     return rows
 
 
@@ -92,6 +94,33 @@ async def test_a_row_moves_nowhere_when_it_is_written_anew(engine: Engine) -> No
     assert listed(new) == await all_rows(engine, 0, SPACE, 10)
 
 
+async def test_rows_tell_fences_apart_whatever_their_order(engine: Engine) -> None:
+    one, other = {"a": 1, "b": 2}, {"b": 2, "a": 1}
+    await engine.write(Batch({b"1": value(5, fences=one), b"2": value(5, fences=other), b"3": value(5)}))
+    await engine.write(Batch({b"4": value(5, fences={"a": 2, "b": 2})}))
+
+    rows = {row.key: row.fences for row in await all_rows(engine, 0, SPACE, 10)}
+    assert rows[b"1"] == rows[b"2"] == digest_of(one) != 0
+    assert rows[b"3"] == 0
+    assert rows[b"4"] not in (rows[b"1"], 0)
+
+
+async def test_what_bears_a_fence_is_never_to_be_purged(engine: Engine) -> None:
+    fenced = {"fences": {"lock": 7}}
+    deleted = ReplicaState(5, Record(5, 5, False, None))
+    await engine.write(
+        Batch(
+            {
+                b"deleted": deleted,
+                b"deleted, fenced": ReplicaState(5, Record(5, 5, False, None, fences={"lock": 7})),
+                b"expired": value(5, expires_at_ms=9),
+                b"expired, fenced": value(5, expires_at_ms=9, **fenced),
+            }
+        )
+    )
+    assert sorted(await engine.purgeable(0, SPACE, 9, 10)) == [b"deleted", b"expired"]
+
+
 async def test_a_damaged_row_is_listed_all_the_same(folders: Folders) -> None:
     engine = await folders.opened()
     written = {b"%d" % number: value(number + 1) for number in range(9)}
@@ -125,6 +154,7 @@ def test_what_can_be_purged_is_deleted_expired_or_empty_and_past(
         if row.ballot <= ballot_max
         and row.promised <= ballot_max
         and (row.ballot == NONE or row.tombstone or 0 < row.expires_at_ms < moment)
+        and not row.fences
     }
 
     async def body(folders: Folders) -> None:

@@ -13,7 +13,7 @@ from cluster.membership.fitness import Bar
 from cluster.protocol.messages import Accept, Accepted, Heartbeat, Held, Prepare, Promised, Read, Refused, Scan, Unfit
 from cluster.protocol.repair_messages import Inventory, PromiseRaised, RaisePromise
 from cluster.repair.amnesia import recovery as recovering
-from cluster.repair.amnesia.findings import compare
+from cluster.repair.amnesia.findings import Copy, compare
 from cluster.repair.amnesia.recollection import LOOK_S
 from cluster.repair.amnesia.recovery import Recovery
 from cluster.repair.amnesia.verification import RECOVERY
@@ -90,14 +90,32 @@ async def filled(count: int = 3, *, replicas: int = 3) -> Cluster:
 def test_findings() -> None:
     agreed, newer, differ, half, old, true = b"agreed", b"newer", b"differ", b"half", b"old", b"true"
     witnesses = [
-        {agreed: 5, newer: 5, differ: 5, half: 5, b"same": 5},
-        {agreed: 5, newer: 5, differ: 6, b"same": 5},
+        copies({agreed: 5, newer: 5, differ: 5, half: 5, b"same": 5}),
+        copies({agreed: 5, newer: 5, differ: 6, b"same": 5}),
     ]
-    found = compare(witnesses, {newer: 7, b"same": 5, old: 3, true: 4}, floor=3)
+    found = compare(witnesses, copies({newer: 7, b"same": 5, old: 3, true: 4}), floor=3)
     assert found.to_fetch == {agreed: 5}
     assert found.to_settle == [differ, half]
     assert found.covered == [old]
     assert found.kept == [true]
+
+
+def copies(ballots: dict[bytes, int]) -> dict[bytes, Copy]:
+    return {key: Copy(ballot) for key, ballot in ballots.items()}
+
+
+def test_findings_of_fences() -> None:
+    """Replicas that hold one write under other fences don't agree, and one that lacks some has something to fetch."""
+    differ, lacks, more, same, newer = b"differ", b"lacks", b"more", b"same", b"newer"
+    witnesses = [
+        {differ: Copy(5, 111), lacks: Copy(5, 111), more: Copy(5, 111), same: Copy(5, 111), newer: Copy(5, 111)},
+        {differ: Copy(5), lacks: Copy(5, 111), more: Copy(5, 111), same: Copy(5, 111), newer: Copy(5, 111)},
+    ]
+    own = {lacks: Copy(5), more: Copy(5, 222), same: Copy(5, 111), newer: Copy(7, 222)}
+    found = compare(witnesses, own, floor=NONE)
+    assert found.to_settle == [differ]
+    assert found.to_fetch == {lacks: 5, more: 5}
+    assert (found.covered, found.kept) == ([], [])
 
 
 # -- a folder that is gone, or old -------------------------------------------------------------------------------

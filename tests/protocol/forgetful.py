@@ -19,9 +19,10 @@ from cluster.protocol.prepared import PreparedBallots
 from cluster.protocol.proposer import Refuted
 from cluster.protocol.repair_messages import Inventoried, Inventory, PromiseRaised, RaisePromise
 from cluster.protocol.steps import Answers, Ask, HandOver, Pause
-from cluster.repair.amnesia.findings import ballots_of, compare
+from cluster.repair.amnesia.findings import Copy, compare, copies_of
 from storage.ballot import NONE, SLOT_BITS
 from storage.engine import Row
+from storage.fences import digest_of
 from storage.record import Record, ReplicaState
 from tests.protocol.linearizable import Call
 from tests.protocol.world import KEY, MAJORITY, REPLICAS, Conversation, Options, Replica, Rules, World
@@ -42,8 +43,8 @@ class Recovery:
         floor = max(answer.floor for answer in floors)
         listed = yield from self._all(Inventory(0, None, 9), Inventoried)
         state = self.replica.state
-        own = {KEY: state.ballot} if state.record is not None else {}
-        found = compare([ballots_of(answer.rows, None) for answer in listed], own, max(floor, self.replica.floor))
+        own = {KEY: Copy(state.ballot, digest_of(state.record.fences))} if state.record is not None else {}
+        found = compare([self.copies(answer.rows) for answer in listed], own, max(floor, self.replica.floor))
         record = None
         if found.covered:
             self.replica.state = ReplicaState(self.replica.state.promised)
@@ -57,6 +58,9 @@ class Recovery:
         self.restore(record, ballot)
         self.replica.raise_floor(max(floor, self.replica.floor))
         return "recovered", None
+
+    def copies(self, rows: list[Row]) -> dict[bytes, Copy]:
+        return copies_of(rows, None)
 
     def restore(self, record: Record | None, promised: int) -> None:
         decision = self.world.rules.acceptor.restore(self.replica.state, record, promised)
@@ -100,6 +104,13 @@ class VotesAfterAmnesia(Recovery):
         yield
 
 
+class CopiesWithoutFences(Recovery):
+    """What bears one ballot is taken for the same, whatever its fences."""
+
+    def copies(self, rows: list[Row]) -> dict[bytes, Copy]:
+        return {row.key: Copy(row.ballot) for row in rows}
+
+
 class CopiesFromOne(Recovery):
     def run(self) -> Steps:
         (held,) = yield from self._all(Read(KEY, value=True), Held, self.others[:1])
@@ -137,7 +148,8 @@ class WitnessReplica(Replica):
             record = self.state.record
             if record is None:
                 return Inventoried([], complete=True)
-            row = Row(KEY, self.state.promised, record.ballot, record.origin, record.value is None, 0)
+            of_fences = digest_of(record.fences)
+            row = Row(KEY, self.state.promised, record.ballot, record.origin, record.value is None, 0, of_fences)
             return Inventoried([row], complete=True)
         return super().handle(request, *more)
 

@@ -21,7 +21,7 @@ import structlog
 from cluster.membership.fitness import Bar
 from cluster.protocol.messages import Held, Read
 from cluster.protocol.repair_messages import Inventoried, Inventory, PromiseRaised, RaisePromise
-from cluster.repair.amnesia.findings import Listed, Place, ballots_of, compare, end_of, place_of
+from cluster.repair.amnesia.findings import Listed, Place, compare, copies_of, end_of, place_of
 from cluster.repair.amnesia.rounds import Rounds
 from cluster.repair.amnesia.verification import RECOVERY, UNVERIFIED_FROM
 from cluster.repair.parts import Parts
@@ -238,8 +238,8 @@ class Recovery:
         if len(pages) < len(witnesses):
             raise _NotNow(f"for what {' and '.join(self._topology().names(witnesses))} hold of partition {partition}")
         end = end_of(pages)
-        own = ballots_of(await self._own_rows(partition, after, end), end)
-        findings = compare([ballots_of(page.rows, end) for page in pages], own, floor)
+        own = copies_of(await self._own_rows(partition, after, end), end)
+        findings = compare([copies_of(page.rows, end) for page in pages], own, floor)
         await self._replica.forget(findings.covered)
         self.progress.keys_dropped += len(findings.covered)
         to_settle = list(findings.to_settle)

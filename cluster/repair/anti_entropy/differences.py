@@ -2,7 +2,11 @@
 
 A key differs where its accepted ballots differ, and the higher ballot is the newer record, whoever holds it: that is
 what the acceptor will say of it, too. There is one exception. Where a tombstone stands on one side and nothing on the
-other, and a floor covers it, it was deleted for good on the one side and is still to be on the other.
+other, and a floor covers it, it was deleted for good on the one side and is still to be on the other. (Not where it has
+fences: no floor ever purges those.)
+
+It also differs where one ballot bears other fences on one side than on the other. Neither is newer then: both lack
+something, and both are to have the fences joined.
 """
 
 from __future__ import annotations
@@ -32,6 +36,11 @@ class Difference(NamedTuple):
         """Whether the other side is the one that lacks something."""
         return ballot_of(self.here) > ballot_of(self.there)
 
+    @property
+    def is_of_fences(self) -> bool:
+        """Whether it is the same write on both sides, and only its fences are not."""
+        return self.here is not None and self.there is not None and self.here.ballot == self.there.ballot
+
 
 def ballot_of(row: Row | None) -> int:
     """The ballot of its record, NONE where there is none."""
@@ -40,7 +49,7 @@ def ballot_of(row: Row | None) -> int:
 
 def digests_of(rows: Iterable[Row]) -> dict[int, Row]:
     """Digest -> row. A promise alone is no entry."""
-    return {digest(row.key, row.ballot): row for row in rows if row.ballot != NONE}
+    return {digest(row.key, row.ballot, row.fences): row for row in rows if row.ballot != NONE}
 
 
 def differences(own: Mapping[int, Row], missing: Iterable[int], theirs: Iterable[Row]) -> list[Difference]:
@@ -57,6 +66,8 @@ def is_covered(difference: Difference, floor: int, now_ms: int) -> bool:
     """
     row = difference.here or difference.there
     if row is None or (difference.here is not None and difference.there is not None) or row.ballot > floor:
+        return False
+    if row.fences:
         return False
     return row.tombstone or 0 < row.expires_at_ms <= now_ms
 

@@ -3,7 +3,9 @@
 Keys under a live write differ for a moment all the time, and what is under way needs no help. So nothing is sent for
 a key unless both sides still hold what they held SECOND_LOOK_S before.
 
-What is sent is an ordinary accept, to the other replica or to this node's own. There is no other door.
+What is sent is an ordinary accept, to the other replica or to this node's own. There is no other door. Where only the
+fences differ, both are sent the record with the fences of both: under the same ballot an accept does no more than join
+them.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from cluster.repair.anti_entropy.at_once import at_once
 from cluster.repair.anti_entropy.differences import Difference, ballot_of
 from cluster.repair.parts import Parts
 from storage.ballot import NONE
+from storage.engine import Row
+from storage.fences import digest_of
 from storage.record import Record
 
 SECOND_LOOK_S = 1.0
@@ -118,6 +122,9 @@ class _Mended:
         if is_newer_here and not self._parts.context.roster.is_writable(asking.slot):
             self.end = _End.LEFT
             return
+        if difference.is_of_fences:
+            await self._join_fences()
+            return
         here = await asking.here(Read(self.key, value=is_newer_here))
         if isinstance(here, Held) and _ballot(here) != ballot_of(difference.here):
             self.end = _End.VANISHED
@@ -150,6 +157,39 @@ class _Mended:
             self.end = _End.LEFT
         elif answer.ballot >= record.ballot:
             self.end = _End.VANISHED
+
+    async def _join_fences(self) -> None:
+        """The second look at one write that bears other fences here than there, and an accept for who lacks any."""
+        asking, difference = self._asking, self._difference
+        here = await asking.here(Read(self.key, value=True))
+        there = await asking.there(Read(self.key, value=False))
+        if not isinstance(here, Held) or not isinstance(there, Held):
+            self.end = _End.LEFT
+            return
+        if not _is_still(here, difference.here) or not _is_still(there, difference.there):
+            self.end = _End.VANISHED
+            return
+        if here.record is None or there.record is None:
+            raise AssertionError("what bears a ballot is a record")
+        asking.tally.differed.add(self.key)
+        self.record = record = here.record.bearing(there.record.fences)
+        answers = []
+        if record.fences != there.record.fences:
+            answers.append(await asking.there(Accept(self.key, record, NONE)))
+            asking.tally.sent += isinstance(answers[-1], Accepted)
+        if record.fences != here.record.fences:
+            answers.append(await asking.here(Accept(self.key, record, NONE)))
+            asking.tally.fetched += isinstance(answers[-1], Accepted)
+        if all(isinstance(answer, Accepted) for answer in answers):
+            self.end = _End.MOVED
+        else:  # newer there by now, or unfit
+            self.end = _End.VANISHED if any(isinstance(answer, Refused) for answer in answers) else _End.LEFT
+
+
+def _is_still(held: Held, row: Row | None) -> bool:
+    """Whether the replica holds what the row said."""
+    fences = digest_of(held.record.fences) if held.record is not None else 0
+    return _ballot(held) == ballot_of(row) and fences == (row.fences if row is not None else 0)
 
 
 def _only_yields(refused: Refused, record: Record, promised: int) -> bool:

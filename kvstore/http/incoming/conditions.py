@@ -1,7 +1,8 @@
-"""Conditional requests (RFC 9110, section 13) as this store has them.
+"""Conditional requests (RFC 9110, section 13) as this store has them, and fences.
 
-A write has one condition, on one version, at the strong level; anything else is refused and never ignored, for a
-condition that is ignored loses somebody's data. A read compares what it found with the versions it was given.
+A write has one condition, on one version, and one fence, of one lock, at the strong level; anything else is refused and
+never ignored, for a condition that is ignored loses somebody's data. A read compares what it found with the versions it
+was given, and bears no fence.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 from multidict import CIMultiDictProxy, istr
 
 from cluster.levels import Level
-from cluster.requests import ALWAYS, Condition, ConditionKind
+from cluster.locks.lock_state import NAME_BYTES_MAX
+from cluster.requests import ALWAYS, Condition, ConditionKind, Fence
+from kvstore.http.incoming.key_path import checked_text, percent_decode
 from kvstore.http.outgoing.problems import Problem
 from storage.ballot import parse_version
 
@@ -27,13 +30,16 @@ _IMPRECISE = tuple(map(istr, ("If-Unmodified-Since", "If-Range", "Content-Range"
 _TAG = re.compile(r'[ \t]*(?:W/)?"([^"]*)"[ \t]*(?:,|$)')
 """One of a list of ETags; there may be commas within its quotes."""
 
+_FENCE = re.compile(r"([A-Za-z0-9._~!$&'()*+/:@%-]*)=([1-9][0-9]{0,18})")
+"""A lock's name in what a path segment may hold, but for what parts a list (RFC 3986), and a number."""
+_FENCE_MAX = (1 << 63) - 1
+
 IF_EXISTS = Condition(ConditionKind.IF_EXISTS)
 IF_ABSENT = Condition(ConditionKind.IF_ABSENT)
 
 
 def write_condition(headers: Headers, level: Level, method: str) -> Condition:
     """The condition of a PUT or DELETE. Raises Problem."""
-    refuse_fence(headers)
     for name in _IMPRECISE:
         if name in headers:
             raise _bad(name, "a write can't honour it; use If-Match with the version that was read")
@@ -73,15 +79,49 @@ def checked_level(condition: Condition, level: Level) -> Condition:
     return condition
 
 
+def write_fence(headers: Headers, level: Level) -> Fence | None:
+    """The fence of a PUT or DELETE, None when it has none. Raises Problem bad-fence or needs-strong."""
+    if KV_FENCE not in headers:
+        return None
+    found = headers.getall(KV_FENCE)
+    if len(found) > 1:
+        raise bad_fence(f"Header {KV_FENCE}: a write bears one fence, not several headers of it. Nothing was written.")
+    return parse_fence(found[0], level, f"Header {KV_FENCE}")
+
+
+def parse_fence(text: str, level: Level, where: str) -> Fence:
+    """`<lock>=<fence>`, the lock's name percent-encoded. Raises Problem bad-fence or needs-strong."""
+    parts = _FENCE.fullmatch(text)
+    try:
+        if parts is None:
+            raise ValueError(f"{text!a:.80} is no <lock>=<fence>, with the lock's name percent-encoded")
+        if (number := int(parts[2])) > _FENCE_MAX:
+            raise ValueError(f"a fence is at most {_FENCE_MAX}")
+        name = checked_text(percent_decode(parts[1]))
+        if not 0 < len(name) <= NAME_BYTES_MAX:
+            raise ValueError(f"the name of a lock has 1 to {NAME_BYTES_MAX} bytes, not {len(name)}")
+    except ValueError as fault:
+        raise bad_fence(f"{where}: {fault}. Nothing was written.") from None
+    if level is not Level.STRONG:
+        raise Problem(
+            "needs-strong",
+            f"A fence holds only where a majority is asked, and this request is {level}. "
+            "Nothing was written; send it with consistency=strong, or without the fence.",
+        )
+    return Fence(name.decode(), number)
+
+
 def refuse_fence(headers: Headers) -> None:
-    """Fences come with locks. Raises Problem bad-fence."""
+    """For what bears none: ignored, it would let a paused holder believe that it is checked. Raises Problem."""
     if KV_FENCE in headers:
-        raise bad_fence()
+        raise bad_fence(
+            f"Header {KV_FENCE} is for PUT and DELETE of one key; in a batch the fence stands in its operation, and a "
+            "read has none."
+        )
 
 
-def bad_fence() -> Problem:
-    """A fence can't be checked before there are locks; ignoring it would let a paused holder write."""
-    detail = "Locks are not served by this version, so no fence can be checked; nothing was written."
+def bad_fence(detail: str) -> Problem:
+    """The fence can't be used."""
     return Problem("bad-fence", detail)
 
 
@@ -103,8 +143,7 @@ class ReadCondition:
 
 def read_condition(headers: Headers) -> ReadCondition | None:
     """The condition of a GET or HEAD, None when it has none. Raises Problem."""
-    if KV_FENCE in headers:
-        raise bad_fence()
+    refuse_fence(headers)
     if IF_MATCH not in headers and IF_NONE_MATCH not in headers:
         return None
     return ReadCondition(_versions(headers, IF_MATCH), _versions(headers, IF_NONE_MATCH))

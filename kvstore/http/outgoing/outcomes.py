@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from cluster.levels import Level
 from cluster.requests import (
+    FENCES_MAX,
+    BadFence,
     Condition,
     ConditionKind,
     Conflict,
@@ -40,15 +42,27 @@ def write_problem(
     level: Level,
     needed: int,
     condition: Condition,
-    outcome: Conflict | Unavailable | Overloaded | NoRoom | Unknown,
+    outcome: Conflict | BadFence | Unavailable | Overloaded | NoRoom | Unknown,
 ) -> Problem:
     """Why a write was not, or may not have been, applied."""
     match outcome:
         case NoRoom(reason=reason):
             detail = f"Nothing was written: {reason}. Other nodes may have room."
             problem = Problem("disk-full", detail, outcome="not-applied")
+        case Conflict(version=version, fence=int(fence)):
+            problem = _fenced(version, fence)
+        case Conflict(is_full=True):
+            detail = (
+                f"The key bears the fences of {FENCES_MAX} locks already, and takes none of another; nothing was "
+                "written. Guard a key with one lock, or a few that keep their names."
+            )
+            problem = Problem("bad-fence", detail, outcome="not-applied", limit=FENCES_MAX)
         case Conflict(version=version):
             problem = _conflict(condition, version)
+        case BadFence(highest=highest):
+            granted = f"has granted none above {highest}" if highest else "has never granted one"
+            detail = f"The lock {granted}; nothing was written. Send the fence that came with the lock, as it came."
+            problem = Problem("bad-fence", detail, outcome="not-applied", fence=highest)
         case Unavailable():
             problem = _too_few(outcome, "not-applied", "; nothing was written. Try again when nodes have returned.")
         case Unknown(needed=wanted, got=got, version=version):
@@ -98,12 +112,21 @@ def _conflict(condition: Condition, version: int | None) -> Problem:
     return Problem("version-mismatch", detail, outcome="not-applied", version=shown)
 
 
+def _fenced(version: int | None, fence: int) -> Problem:
+    detail = (
+        f"The key has seen the higher fence {fence} of this lock, so somebody has held it since; nothing was written. "
+        "Give up what was done under the old one, and take the lock anew."
+    )
+    shown = None if version is None else version_text(version)
+    return Problem("fenced", detail, outcome="not-applied", version=shown, fence=fence)
+
+
 def _with_receipt(
     problem: Problem,
     view: ClusterView,
     level: Level,
     needed: int,
-    outcome: Conflict | Unavailable | Overloaded | NoRoom | Unknown | TimedOut,
+    outcome: Conflict | BadFence | Unavailable | Overloaded | NoRoom | Unknown | TimedOut,
 ) -> Problem:
     acks, replicas = _heard(outcome)
     problem.receipt = receipt(view, level, needed, acks, replicas)
@@ -111,11 +134,13 @@ def _with_receipt(
     return problem
 
 
-def _heard(outcome: Conflict | Unavailable | Overloaded | NoRoom | Unknown | TimedOut) -> tuple[int, Sequence[str]]:
+def _heard(
+    outcome: Conflict | BadFence | Unavailable | Overloaded | NoRoom | Unknown | TimedOut,
+) -> tuple[int, Sequence[str]]:
     match outcome:
         case Conflict(acks=acks, replicas=replicas):
             return acks, replicas
-        case Overloaded() | NoRoom():
+        case Overloaded() | NoRoom() | BadFence():
             return 0, ()
         case _:
             return outcome.got, outcome.replicas

@@ -6,8 +6,8 @@ import msgspec
 from aiohttp.web_request import BaseRequest
 
 from cluster.levels import Level
-from cluster.requests import Condition, Found, ReadRequest, WriteRequest, Written
-from kvstore.http.incoming.conditions import ReadCondition, read_condition, write_condition
+from cluster.requests import Condition, Fence, Found, ReadRequest, WriteRequest, Written
+from kvstore.http.incoming.conditions import ReadCondition, read_condition, write_condition, write_fence
 from kvstore.http.incoming.key_path import decode_key
 from kvstore.http.incoming.media import DEFAULT, refuse_encoding, require_acceptable, stored_type
 from kvstore.http.incoming.parameters import Choice, Parameters
@@ -66,13 +66,14 @@ class KeyValue:
             key = decode_key(raw_key)
             choice = self._puts.parse(query, self._view.n)
             condition = self._write_condition(request, choice)
+            fence = write_fence(request.headers, choice.level)
             refuse_encoding(request.headers)
             content_type = stored_type(request.headers)
             body = await self._service.bodies.read(request, self._service.value_bytes_max)
         except Problem as problem:
             raise self._refused(problem, self._puts, query) from None
         try:
-            return await self._write(key, body, content_type, choice, condition)
+            return await self._write(key, body, content_type, choice, condition, fence)
         finally:
             self._service.bodies.done(body)
 
@@ -82,18 +83,25 @@ class KeyValue:
             key = decode_key(raw_key)
             choice = self._deletes.parse(query, self._view.n)
             condition = self._write_condition(request, choice)
+            fence = write_fence(request.headers, choice.level)
             body = await self._service.bodies.read(request, 0)
         except Problem as problem:
             raise self._refused(problem, self._deletes, query) from None
         self._service.bodies.done(body)
-        return await self._write(key, None, "", choice, condition)
+        return await self._write(key, None, "", choice, condition, fence)
 
     async def _write(
-        self, key: bytes, value: bytes | None, content_type: str, choice: Choice, condition: Condition
+        self,
+        key: bytes,
+        value: bytes | None,
+        content_type: str,
+        choice: Choice,
+        condition: Condition,
+        fence: Fence | None,
     ) -> Answer:
         level, needed = choice.level, choice.needed
         outcome = await self._backend.write(
-            WriteRequest(key, value, content_type, level, needed, choice.timeout_s, condition, choice.ttl_ms)
+            WriteRequest(key, value, content_type, level, needed, choice.timeout_s, condition, choice.ttl_ms, fence)
         )
         view = self._view
         if not isinstance(outcome, Written):

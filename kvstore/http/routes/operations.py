@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from cluster.requests import ALWAYS, Condition, ReadRequest, WriteRequest
-from kvstore.http.incoming.conditions import IF_ABSENT, bad_fence, checked_level, parse_if_match
+from cluster.levels import Level
+from cluster.requests import ALWAYS, Condition, Fence, ReadRequest, WriteRequest
+from kvstore.http.incoming.conditions import IF_ABSENT, checked_level, parse_fence, parse_if_match
 from kvstore.http.incoming.key_path import checked_key
 from kvstore.http.incoming.media import DEFAULT, checked_type
 from kvstore.http.incoming.parameters import BatchChoice, parse_ttl
@@ -38,7 +39,8 @@ class Operation(Struct, forbid_unknown_fields=True):
     create: bool | UnsetType = UNSET
     content_type: str | UnsetType = UNSET
     ttl: str | UnsetType = UNSET
-    fence: Raw | UnsetType = UNSET
+    fence: str | UnsetType = UNSET
+    """As in the header KV-Fence."""
 
 
 _FOR_PUT_ONLY = ("value", "value_base64", "create", "content_type", "ttl")
@@ -72,11 +74,9 @@ def name_of(raw: Raw) -> Named:
 def parse_operation(raw: Raw, choice: BatchChoice, value_bytes_max: int) -> ReadRequest | WriteRequest:
     """The request that the operation stands for. Raises Problem."""
     operation = decode_json(raw, Operation)
-    if operation.fence is not UNSET:
-        raise bad_fence()
     key = _key(operation.key)
     if operation.op == "get":
-        _refuse_fields(operation, (*_FOR_PUT_ONLY, "if_match"))
+        _refuse_fields(operation, (*_FOR_PUT_ONLY, "if_match", "fence"))
         return ReadRequest(key, choice.level, choice.reads_needed, choice.timeout_s)
     if operation.op == "delete":
         _refuse_fields(operation, _FOR_PUT_ONLY)
@@ -84,9 +84,9 @@ def parse_operation(raw: Raw, choice: BatchChoice, value_bytes_max: int) -> Read
     else:
         value = _value(operation, value_bytes_max)
         content_type = DEFAULT if operation.content_type is UNSET else checked_type(operation.content_type)
-    condition = checked_level(_condition(operation), choice.level)
+    condition, fence = checked_level(_condition(operation), choice.level), _fence(operation, choice.level)
     level, needed, timeout_s, ttl_ms = choice.level, choice.writes_needed, choice.timeout_s, _ttl_ms(operation)
-    return WriteRequest(key, value, content_type, level, needed, timeout_s, condition, ttl_ms)
+    return WriteRequest(key, value, content_type, level, needed, timeout_s, condition, ttl_ms, fence)
 
 
 def _key(text: str) -> bytes:
@@ -120,6 +120,10 @@ def _condition(operation: Operation) -> Condition:
         return parse_if_match(text if text == "*" or text.startswith(('"', "W/")) else f'"{text}"')
     except ValueError as fault:
         raise _bad("if_match", str(fault)) from None
+
+
+def _fence(operation: Operation, level: Level) -> Fence | None:
+    return None if operation.fence is UNSET else parse_fence(operation.fence, level, "Field fence")
 
 
 def _ttl_ms(operation: Operation) -> int:

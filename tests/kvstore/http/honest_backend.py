@@ -1,7 +1,7 @@
 """A backend and a view for tests: one store in memory that keeps the contract of kvstore/http/backend.py.
 
-It is honest: what is written is read back, conditions are checked, versions grow, deletions leave tombstones. For
-outcomes that a store in memory never has, a test puts one in `next_outcome`.
+It is honest: what is written is read back, conditions and fences are checked, versions grow, deletions leave
+tombstones. For outcomes that a store in memory never has, a test puts one in `next_outcome`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cluster.protocol.changes import Put
 from cluster.requests import (
-    Conflict,
+    BadFence,
     Found,
     Listed,
     ListOutcome,
@@ -36,6 +37,8 @@ class HonestBackend:
 
     def __init__(self) -> None:
         self.records: dict[bytes, Record] = {}
+        self.granted: dict[str, int] = {}
+        """The highest fence of each lock."""
         self.seen: list[Any] = []
         self.next_outcome: Any = None
         """Answered once, instead of the truth; an exception is raised."""
@@ -57,13 +60,17 @@ class HonestBackend:
             return self._staged()  # type: ignore[no-any-return]
         base = self.records.get(request.key)
         names = self._names(request.needed)
-        if not request.condition.holds(base):
-            version = base.origin if base is not None and base.value is not None else None
-            return Conflict(version, len(names), names)
-        ballot = ballot_of(WRITTEN_MS, self._count // 1000, self._count % 1000)
-        self._count += 1
+        fence = request.fence
+        if fence is not None and fence.number > self.granted.get(fence.lock, 0):
+            return BadFence(self.granted.get(fence.lock, 0))
         expires_at_ms = request.expires_at_ms(NOW_MS)
-        self.records[request.key] = Record(ballot, ballot, False, request.value, request.content_type, expires_at_ms)
+        change = Put(request.value, request.content_type, request.condition, expires_at_ms, NOW_MS, fence)
+        ballot = ballot_of(WRITTEN_MS, self._count // 1000, self._count % 1000)
+        record = change.apply(base, ballot)
+        if record is None:
+            return change.conflict(base, names)
+        self._count += 1
+        self.records[request.key] = record
         return Written(ballot, len(names), names)
 
     async def list(self, request: ListRequest) -> ListOutcome:

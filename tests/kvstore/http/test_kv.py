@@ -179,7 +179,7 @@ async def test_conditional_writes(node: Node) -> None:
         ("PUT", "?consistency=weak", {"If-Match": "*"}, "needs-strong"),
         ("PUT", "?consistency=eventual", {"If-None-Match": "*"}, "needs-strong"),
         ("DELETE", "?consistency=weak", {"If-Match": '"0000000000000001"'}, "needs-strong"),
-        ("PUT", "", {"KV-Fence": "lock=1"}, "bad-fence"),
+        ("PUT", "", {"KV-Fence": "lock=0"}, "bad-fence"),
         ("GET", "", {"KV-Fence": "lock=1"}, "bad-fence"),
         ("GET", "", {"If-None-Match": "0000000000000001"}, "bad-parameter"),
         ("PUT", "", {"Content-Type": "t" * 257}, "bad-parameter"),
