@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:  # imported when the story begins: `demo --help` needs no clie
 
 PORTS = range(10_000, 13_800, 200)
 """Where three times two free ports are looked for: below those that the system deals out, above well-known ones."""
+CLAIM_OFFSET = 50
+"""From the first port to the one that is held as a claim on the others; the nodes use none near it."""
 REQUEST_TIMEOUT_S = 5.0
 
 
@@ -31,7 +34,8 @@ class Stage:
     def __init__(self, keep_folder: bool) -> None:
         """keep_folder: the folder stays, and a note says where."""
         self._keep_folder = keep_folder
-        self._layout = free_layout(random.Random())
+        self._place = Place(random.Random())
+        self._layout = self._place.layout
         self.folder = Path(tempfile.mkdtemp(prefix="kvstore-demo-"))
         self._supervisor = Supervisor(
             self._layout.plans(self.folder), nodes_environment(os.environ), restart_after_s=None, say=note
@@ -62,6 +66,7 @@ class Stage:
             await self.http.__aexit__(None, None, None)
         finally:
             await self._supervisor.stop()
+            self._place.release()
             if self._keep_folder:
                 note(f"the nodes' folders and logs are in {self.folder}")
             else:
@@ -106,13 +111,25 @@ class Stage:
         return True if await node.unready_because() is None else None
 
 
-def free_layout(dice: random.Random) -> Layout:
-    """A layout on ports that nothing listens on. Raises CommandFailed when there is none."""
-    for base in dice.sample(PORTS, len(PORTS)):
-        layout = Layout(base_port=base)
-        if not busy_ports(layout):
-            return layout
-    raise CommandFailed(f"no six free ports were found from {PORTS.start} to {PORTS.stop}; nothing was started")
+class Place:
+    """Ports that nothing listens on, ours until release(): two demos at the same moment must not choose the same."""
+
+    def __init__(self, dice: random.Random) -> None:
+        """Raises CommandFailed when there is none."""
+        for base in dice.sample(PORTS, len(PORTS)):
+            self.layout = Layout(base_port=base)
+            try:
+                self._claim = socket.create_server((HOST, base + CLAIM_OFFSET))
+            except OSError:
+                continue
+            if not busy_ports(self.layout):
+                return
+            self._claim.close()
+        raise CommandFailed(f"no free ports were found from {PORTS.start} to {PORTS.stop}; nothing was started")
+
+    def release(self) -> None:
+        """Gives them back."""
+        self._claim.close()
 
 
 def nodes_environment(ours: Mapping[str, str]) -> dict[str, str]:

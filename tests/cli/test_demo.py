@@ -14,10 +14,9 @@ import pytest
 import cli.demo
 from cli.demo.claims import CLAIMS, Verdict
 from cli.demo.report import as_json, conclusion, show_verdict
-from cli.demo.stage import free_layout, nodes_environment
+from cli.demo.stage import Place, nodes_environment
 from cli.demo.story import NotSeen, Story
 from cli.errors import ExitCode
-from cli.local.layout import Layout
 
 ALL = [claim.name for claim in CLAIMS]
 
@@ -116,12 +115,16 @@ async def test_waiting_ends_with_what_was_seen_or_names_what_was_not() -> None:
         await story.until(never, "a miracle", patience_s=0.0)
 
 
-def test_ports_that_are_taken_are_passed_over() -> None:
-    first = free_layout(random.Random(1))
-    assert len(set(first.ports())) == 6
-    with socket.create_server(("127.0.0.1", first.peer_port(2))):
-        assert free_layout(random.Random(1)).base_port != first.base_port
-    assert isinstance(first, Layout)
+def test_ports_that_are_taken_or_claimed_are_passed_over() -> None:
+    first = Place(random.Random(1))
+    second = Place(random.Random(1))
+    first.release()
+    second.release()
+    assert len({*first.layout.ports(), *second.layout.ports()}) == 12
+    with socket.create_server(("127.0.0.1", first.layout.peer_port(2))):
+        third = Place(random.Random(1))
+        third.release()
+        assert third.layout.base_port == second.layout.base_port
 
 
 def test_nodes_take_no_settings_from_whoever_runs_the_demo() -> None:

@@ -17,8 +17,9 @@ from cli.data.keys import fence_header
 from cli.errors import CODE_OF_STATUS, ExitCode, exit_code_of
 from cli.locking.command_process import CannotStart, descendants, refuse_what_is_missing
 from cli.locking.commands import release_command
+from cli.locking.held_lock import Wish
 from cli.locking.names import OWNER_BYTES_MAX, default_owner, held, token_of
-from cli.locking.run import Wish, environment_of
+from cli.locking.run import environment_of
 from cli.locking.vote import parsed
 from cli.options import Choices
 from kvstore import errors
