@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 import kvstore
+from storage.shared_file.file import SharedFile
 from tests.cluster.harness import clean_environment, wait_until
-from tests.kvstore.embedded.worker import COUNTER, TTL_S, VOTES
+from tests.kvstore.embedded.worker import COUNTER, INCREMENTS, REGISTER, TTL_S, VOTES
 
 WORKERS = 8
 PAUSED_S = 3 * TTL_S + 0.5
@@ -151,6 +152,16 @@ def check_history(workers: Workers, killed: set[int]) -> None:
     checker = sqlite3.connect(workers.file)
     assert checker.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     checker.close()
+
+
+def test_a_change_of_a_register_is_one_step(workers: Workers) -> None:
+    for _ in range(WORKERS):
+        workers.start("change")
+    wait_until(lambda: len(workers.told("done")) == WORKERS, "all changes", 120)
+    workers.end()
+    file = SharedFile(workers.file)
+    assert file.read(lambda reading: reading.register(REGISTER)).value == b"%d" % (WORKERS * INCREMENTS)
+    file.close()
 
 
 def test_a_vote_never_has_two_winners(workers: Workers) -> None:

@@ -2,6 +2,7 @@
 
     count   increments one counter inside a lock, reading it and then writing one more under the fence, until its stdin
             ends. If there is a file LOG.pause it stops itself (SIGSTOP) between reading and writing.
+    change  increments a bare register, INCREMENTS times
     vote    proposes itself in one vote after another
 
 Each line of LOG is one thing that it knows to have happened, as JSON, told before the next thing is begun: so one that
@@ -10,6 +11,7 @@ is killed has told all but its last step.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import select
@@ -20,16 +22,23 @@ from pathlib import Path
 from typing import Any
 
 import kvstore
+from cluster.clock import SystemClock
+from kvstore.embedded.attempts import Attempts
+from kvstore.embedded.file_register import FileRegister
+from storage.shared_file.file import SharedFile
 
 LOCK, COUNTER = "the lock", "counter"
 TTL_S = 1.0
 VOTES = 25
+INCREMENTS = 40
+REGISTER = b"\0count"
 
 
 class Worker:
     """One process."""
 
     def __init__(self, file: Path, log: Path) -> None:
+        self._file = file
         self._log = log.open("a", buffering=1)
         self._pause = log.with_suffix(".pause")
         self._db = kvstore.open(file, timeout=10.0)
@@ -73,7 +82,19 @@ class Worker:
                 decision = self._db.vote(f"vote {number}", str(os.getpid()), number)
                 self.tell("voted", number=number, winner=decision.winner, is_new=decision.is_new)
 
+    def change(self) -> None:
+        """The register alone: no lock, no line, no fence."""
+        asyncio.run(self._change())
+        self.tell("done")
+
+    async def _change(self) -> None:
+        attempts = Attempts(SharedFile(self._file))
+        register = FileRegister(REGISTER, attempts, SystemClock())
+        for _ in range(INCREMENTS):
+            await register.change(lambda value, _: b"%d" % (int(value or b"0") + 1), timeout_s=30)
+        await attempts.close()
+
 
 if __name__ == "__main__":
     worker = Worker(Path(sys.argv[2]), Path(sys.argv[3]))
-    {"count": worker.count, "vote": worker.vote}[sys.argv[1]]()
+    {"count": worker.count, "change": worker.change, "vote": worker.vote}[sys.argv[1]]()
