@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test lint bench convergence clean
+.PHONY: run test lint bench bench-locks convergence clean
 
 run: $(VENV)/.runs
 	@exec $(BIN)/kvstore dev
@@ -22,6 +22,10 @@ lint: $(VENV)/.develops
 
 bench: $(VENV)/.develops
 	$(BIN)/python -m loadtests.side_by_side
+
+# Beside etcd's, where etcd is installed.
+bench-locks: $(VENV)/.develops
+	$(BIN)/python -m loadtests.locks_versus_etcd
 
 # A node away, and a partition, with 100,000 keys: equal databases within a minute.
 convergence: $(VENV)/.develops
