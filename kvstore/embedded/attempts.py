@@ -53,11 +53,16 @@ class Attempts:
 
     async def close(self) -> None:
         """Closes the file, behind what is under way."""
-        if self._pid == os.getpid() and self._thread is not None:
-            await asyncio.shield(asyncio.wrap_future(self._thread.submit(self._file.close)))
-            self._thread.shutdown(wait=False)
-        else:
+        thread = self._thread if self._pid == os.getpid() else None
+        try:
+            closing = None if thread is None else asyncio.wrap_future(thread.submit(self._file.close))
+        except RuntimeError:  # the interpreter is about to end, and its threads have
+            closing = None
+        if thread is None or closing is None:
             self._file.close()
+            return
+        await asyncio.shield(closing)
+        thread.shutdown(wait=False)
 
     async def _carry_out(self, attempt: Callable[[], T], deadline_s: float) -> T:
         began_s = self.now_s

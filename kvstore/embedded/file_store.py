@@ -42,7 +42,7 @@ from kvstore.embedded.lease_times import LeaseTimes
 from kvstore.embedded.moments import era_of_host
 from kvstore.embedded.told import decision_of, lost_error, storage_error
 from kvstore.embedded.waiting import Wait
-from kvstore.errors import KvstoreError, OutcomeUnknown, TooLarge
+from kvstore.errors import KvstoreError, LockHeld, OutcomeUnknown, TooLarge
 from storage.engine import StorageError
 from storage.shared_file.file import SharedFile
 from storage.shared_file.rows import Cell
@@ -207,7 +207,8 @@ class FileStore:
         try:
             grant = await wait.granted(self._deadline(timeout_s))
         except BaseException as error:
-            self._clean(wait.give_up(GIVE_UP_S))
+            if wait_s > 0 or not isinstance(error, LockHeld):
+                self._clean(wait.give_up(GIVE_UP_S))
             if isinstance(error, RegisterError):
                 raise _register_error(error, False) from error
             raise

@@ -42,7 +42,7 @@ class SharedFile:
         self._pid = os.getpid()
         self._identity: tuple[int, int] | None = None
         """Device and number of the file that was opened first."""
-        self._is_closed = False
+        self._is_closed = self._is_lost = False
         forks.watch_over(self)
 
     def read(self, work: Callable[[Reading], T]) -> T:
@@ -111,6 +111,8 @@ class SharedFile:
             raise FileUnusable(f"{self.path} was closed; nothing was read or written")
         if self._identity is not None and _identity_of(self.path) != self._identity:
             self._disconnect()
+            self._is_lost = True  # for good: the number of a file that is gone is soon another's
+        if self._is_lost:
             raise FileUnusable(
                 f"{self.path} was removed or replaced while it was in use; nothing was read or written. Close it in "
                 "every process, and open it again"

@@ -457,6 +457,22 @@ def test_what_killed_processes_had_acknowledged_is_there_and_whole(
     checker.close()
 
 
+def test_a_disk_that_fails_leaves_every_acknowledged_write(path: Path) -> None:
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))"
+    command = [sys.executable, "-c", limited + WRITER, str(path), "a"]
+    failed = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=60)
+    assert re.search(r"(CommitFailed: .*may or may not be there|FileFailed: .*nothing was written)", failed.stderr)
+    last = max(int(line.split()[1]) for line in failed.stdout.splitlines())
+    file = SharedFile(path)
+    found = value_at(file, b"a/x")
+    assert found is not None
+    assert found == value_at(file, b"a/y")
+    assert int(found[: len(found) // 2_000]) in (last, last + 1)
+    assert all(value_at(file, b"a/%d" % number) == b"." for number in range(1, last + 1))
+    file.write(putting(b"a/x", b"it goes on"))
+    file.close()
+
+
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_what_is_acknowledged_was_synced_journal_and_file_and_the_journals_end(
     path: Path, tmp_path: Path, start_writer: Callable[..., Writer]
