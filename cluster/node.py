@@ -321,7 +321,10 @@ class ClusterNode:
 
     async def _scan(self, scan: Scan, respond: Respond, token: int) -> None:
         reason = self.fitness.why_no_reads() if self.fitness.bars else None
-        respond(token, Unfit(reason) if reason is not None else await self.replica.scan(scan))
+        if reason is None:
+            reply = await self.replica.scan(scan)
+            reason = self.fitness.why_no_reads() if self.fitness.bars else None  # rows may have gone meanwhile
+        respond(token, Unfit(reason) if reason is not None else reply)
 
     def why_refuse(self, slot: int) -> str | None:
         """Why nothing that changes anything is taken from this peer now; None when it is."""

@@ -250,6 +250,32 @@ def test_what_rots_under_a_node_that_nobody_asks(cluster: ClusterHarness, ledger
     votes_again(cluster, ledger)
 
 
+def test_a_listing_never_leaves_out_what_is_damaged(cluster: ClusterHarness, ledger: Ledger) -> None:
+    """One key and one value have rotted on n3, whose rows go, and without n1 they can't be made whole."""
+    assert cluster.terminate("n3") == 0
+    database, value = cluster.data("n3") / "kvstore.db", VALUE.format(7, 1).encode()
+    flip(database, places(cluster, value)[0] + len(value) // 2)
+    flip(database, places(cluster, b"key/77")[0] + 5)
+    cluster.restart("n3")
+    cluster.kill("n1")
+    wait_until(lambda: "a record is damaged" in cluster.log("n3"), "the damage to be found")
+    wait_until(lambda: metric(cluster, "n3", "kvstore_quarantined_records") == 2, "both to be in quarantine")
+    with closing(Client(cluster.http_address("n3"))) as client:
+        for level in ("weak", "eventual"):
+            page = client.page(consistency=level, limit=1000)
+            assert (page.status, page.receipt["replicas"]) == (200, "n2")
+            assert len(page.json()["keys"]) == KEYS
+        cluster.kill("n2")
+        for level in ("weak", "eventual"):
+            assert client.page(consistency=level, limit=1000).status == 503
+        cluster.restart("n1")
+        cluster.restart("n2")
+        wait_until(lambda: metric(cluster, "n3", "kvstore_quarantined_records") == 0, "nothing to be quarantined")
+        page = client.page(consistency="weak", limit=1000)
+        assert (page.status, page.receipt["replicas"]) == (200, "n3")
+        assert len(page.json()["keys"]) == KEYS
+
+
 def cut_in_half(database: Path) -> None:
     with database.open("r+b") as file:
         file.truncate(database.stat().st_size // 2)
