@@ -28,6 +28,8 @@ SECRET_BYTES_MAX = 4_096
 """A secret is a line, not somebody's disk image given by mistake."""
 
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_BYTES_EXAMPLES = {"65536": 1 << 16, "64KiB": 1 << 16, "8MiB": 8 << 20, "128MiB": 128 << 20, "1GiB": 1 << 30}
+"""Of each range of bytes at least two lie in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ def _bytes(lowest: int, highest: int) -> Callable[[str], int]:
             count = int(digits) * unit
             if lowest <= count <= highest:
                 return count
-        raise ValueError(f"bytes from {lowest} to {highest}, such as 65536, 64KiB or 8MiB")
+        examples = [example for example, count in _BYTES_EXAMPLES.items() if lowest <= count <= highest][:3]
+        raise ValueError(f"bytes from {lowest} to {highest}, such as {', '.join(examples[:-1])} or {examples[-1]}")
 
     return parse
 
@@ -83,7 +86,9 @@ def _seconds(lowest: float, highest: float) -> Callable[[str], float]:
             seconds = math.nan
         if lowest <= seconds <= highest:
             return seconds
-        raise ValueError(f"a number of seconds from {lowest:g} to {highest:g}, such as 2 or 0.5")
+        raise ValueError(
+            f"a number of seconds from {lowest:g} to {highest:g}, such as 2 or {0.5 if lowest <= 0.5 else 2.5}"
+        )
 
     return parse
 

@@ -159,7 +159,8 @@ class _Reading:
         elif isinstance(outcome, Unavailable | Overloaded):
             set_once(self._outcome, outcome)
         else:
-            set_once(self._outcome, TimedOut(self._request.needed, len(self._read.held), ()))
+            self._expired()
 
     def _expired(self) -> None:
-        set_once(self._outcome, TimedOut(self._request.needed, len(self._read.held), ()))
+        heard = self._topology.names(self._read.held)
+        set_once(self._outcome, TimedOut(self._request.needed, len(heard), heard))

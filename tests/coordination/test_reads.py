@@ -26,6 +26,14 @@ async def test_a_read_that_needs_settling_ends_at_its_deadline() -> None:
     assert isinstance(outcome, TimedOut)
 
 
+async def test_a_read_that_ends_at_its_deadline_names_those_who_answered() -> None:
+    cluster = await form_cluster()
+    await cluster.put(0, KEY, b"value")
+    cluster.network.treat(Fate.SILENT, Read)
+    outcome = await cluster.get(0, KEY, timeout_s=1)
+    assert outcome == TimedOut(2, 1, ("n0",))
+
+
 async def test_a_strong_listing_shows_what_a_majority_holds() -> None:
     """A proposal that only one replica had accepted was the newest heard, so a strong listing showed it.
 

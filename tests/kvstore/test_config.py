@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cluster.levels import Level
 from kvstore.addresses import parse_address, parse_members, parse_name
 from kvstore.config import Address, ConfigError, MemberAddress, load_config
-from kvstore.settings import SETTINGS
+from kvstore.settings import SETTINGS, Setting
 
 GOOD: dict[str, str | None] = {
     "name": "n1",
@@ -75,7 +75,7 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
         ("log_level in", "'loud'", "debug, info, warning, error"),
         ("partitions in", "table"),
         ("KVSTORE_REPLICA ", "replicas"),
-        ("KVSTORE_CACHE_BYTES_MAX", "'much'", "64KiB"),
+        ("KVSTORE_CACHE_BYTES_MAX", "'much'", "128MiB"),
         ("--name is missing", "KVSTORE_NAME"),
         ("--peer", "'127.0.0.1'", "HOST:PORT"),
         ("--replicas", "'0'", "from 1 to"),
@@ -126,6 +126,16 @@ def test_variables_of_the_client_and_of_tests_are_none_of_ours() -> None:
 def test_what_is_refused(flags: dict[str, str | None], words: str) -> None:
     told = faults(**flags)
     assert any(words in fault for fault in told), told
+
+
+@pytest.mark.parametrize("setting", [setting for setting in SETTINGS if setting.metavar in ("BYTES", "SECONDS")])
+def test_examples_are_taken(setting: Setting) -> None:
+    with pytest.raises(ValueError, match="such as ") as refused:
+        setting.parse("-")
+    examples = str(refused.value).partition("such as ")[2].replace(" or ", ", ").split(", ")
+    assert len(examples) > 1
+    for example in examples:
+        setting.parse(example)
 
 
 @pytest.mark.parametrize("peer", ["10.0.0.1:7101", "db.example:7101", "[2001:db8::1]:7101"])
