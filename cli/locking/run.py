@@ -77,10 +77,13 @@ class LockRun:
     def __init__(self, choices: Choices, wish: Wish) -> None:
         self._choices, self._wish = choices, wish
         self._process: CommandProcess | None = None
+        self._is_over = False
         self._task: asyncio.Task[object] | None = None
-        """Ours, for as long as a signal may cancel it: until the command runs."""
+        """Ours, for as long as a signal may cancel it: until the command is being started."""
+        self._early: list[signal.Signals] = []
+        """Signals that came while the command was being started, for it to get as soon as it is."""
         self.interrupted_by: signal.Signals | None = None
-        """The signal that came before the command was started."""
+        """The signal that came before that."""
 
     async def to_its_end(self) -> int:
         """The exit code. Raises CannotStart, CommandFailed, KvstoreError; CancelledError when a signal came first."""
@@ -101,8 +104,10 @@ class LockRun:
         """Starts the command and waits for its end, or brings it about."""
         wish, loop = self._wish, asyncio.get_running_loop()
         environment = environment_of(os.environ, self._choices, wish, held_lock.fence)
-        process = await CommandProcess.start(wish.command, environment, taken)
-        self._task, self._process = None, process
+        self._task = None
+        self._process = process = await CommandProcess.start(wish.command, environment, taken)
+        for number in self._early:
+            process.send(number)
         ended = loop.create_task(process.ended())
         lost = loop.create_task(held_lock.until_lost(wish.grace_s))
         try:
@@ -113,17 +118,19 @@ class LockRun:
                 raise self._lost(f"the command was ended, with exit code {await ended}")
             return ended.result()
         finally:
-            self._process = None
+            self._process, self._is_over = None, True
             lost.cancel()
 
     def _heed(self, number: signal.Signals, from_terminal: bool) -> None:
-        """Passes a signal on. One that comes before the command runs ends the wait, one after it changes nothing."""
+        """Passes a signal on. One that comes before the command ends the wait, one after it changes nothing."""
         if self._process is not None:
             if self._process.own_group or not from_terminal:
                 self._process.send(number)
         elif self._task is not None:
             self.interrupted_by = number
             self._task.cancel()
+        elif not self._is_over:
+            self._early.append(number)
 
     def _lost(self, what: str) -> CommandFailed:
         return CommandFailed(f"the lock {visible(self._wish.name)!r} was lost: {what}", ExitCode.CONDITION_FAILED)
