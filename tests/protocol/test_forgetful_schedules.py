@@ -10,6 +10,7 @@ import pytest
 from tests.protocol.forgetful import (
     CopiesFromBoth,
     CopiesFromOne,
+    CopiesWithoutFences,
     ForgetfulWorld,
     ListsBeforeThePromise,
     Recovery,
@@ -23,6 +24,8 @@ PRESETS = {
     "forgetful, many copies": Options(relay=0.3, duplicate=0.5, concurrency=6, calls=16),
     "forgetful, lossy": Options(loss=0.2, concurrency=5, calls=16),
     "forgetful, with weak writes": Options(weak=0.25, skew=400),
+    "forgetful, fenced": Options(fenced=0.6, weak=0.35, relay=0.15, kinds=(20, 60, 20), skew=100),
+    "forgetful, a fence that one missed": Options(fenced=0.8, kinds=(20, 70, 10), calls=8, begins_missed=True),
 }
 AMNESIA = 0.03
 """Chance per message that some replica forgets: about three times a schedule."""
@@ -36,7 +39,7 @@ def holds(seed: int, options: Options, rules: Rules, recovery: type[Recovery] = 
         world.run()
     except AssertionError:
         return False
-    return world.converges() and is_linearizable(world.history)
+    return world.converges() and world.keeps_fences() and is_linearizable(world.history)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -53,11 +56,13 @@ def test_replicas_do_forget() -> None:
 
 
 PLAIN, LOSSY = PRESETS["forgetful"], PRESETS["forgetful, lossy"]
+MISSED_FENCE = PRESETS["forgetful, a fence that one missed"]
 MUTANTS = {
     "votes-after-amnesia": (Rules(), VotesAfterAmnesia, PLAIN, 2_000),
     "recovers-by-copying-from-one": (Rules(), CopiesFromOne, PLAIN, 4_000),
     "recovers-by-copying-from-both": (Rules(), CopiesFromBoth, PLAIN, 8_000),
     "lists-before-the-promise": (Rules(), ListsBeforeThePromise, LOSSY, 4_000),
+    "recovery-copies-without-fences": (Rules(), CopiesWithoutFences, MISSED_FENCE, 4_000),
 }
 """Mutant -> how it recovers, the preset that shows it soonest, and the seeds within which it must be caught."""
 

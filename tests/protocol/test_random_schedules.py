@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from cluster.protocol.acceptor import Acceptor, Decision
+from cluster.protocol.changes import Put
 from cluster.protocol.messages import Accept, Accepted, Answer, Refused
 from cluster.protocol.prepared import Prepared, PreparedBallots
 from cluster.protocol.proposer import Proposer, Refuted
@@ -50,6 +52,36 @@ PRESETS = {
     "expiring and purged": Options(
         expiring=0.5, weak=0.25, deletes=0.2, purges=0.25, restarts=0.02, relay=0.15, kinds=(45, 25, 30), calls=12
     ),
+    "fenced": Options(fenced=0.7, relay=0.15, kinds=(20, 60, 20)),
+    "fenced and weak": Options(fenced=0.6, weak=0.35, relay=0.15, kinds=(20, 60, 20), skew=100),
+    "fenced, replicas cut off": Options(
+        fenced=1.0,
+        weak=0.4,
+        loss=0.0,
+        crash=0.0,
+        duplicate=0.0,
+        relay=0.2,
+        merge=0.0,
+        kinds=(0, 100, 0),
+        calls=18,
+        concurrency=2,
+        skew=1,
+        stride=16,
+        own_first=0.7,
+        away=0.08,
+    ),
+    "fenced, one missed it": Options(fenced=0.8, relay=0.1, kinds=(20, 70, 10), calls=8, begins_missed=True),
+    "fenced, deleted and purged": Options(
+        fenced=0.6,
+        deletes=0.4,
+        expiring=0.2,
+        purges=0.25,
+        restarts=0.02,
+        weak=0.25,
+        relay=0.15,
+        kinds=(15, 65, 20),
+        calls=12,
+    ),
 }
 SEEDS = 1_000
 """Per preset, in the suite; `python -m tests.protocol.campaign` runs as many as you like."""
@@ -62,7 +94,9 @@ def holds(seed: int, options: Options, rules: Rules) -> bool:
         world.run()
     except AssertionError:
         return False
-    return world.converges() and world.stays_deleted() and is_linearizable(world.history)
+    if not (world.converges() and world.keeps_fences()):
+        return False
+    return world.stays_deleted() and world.keeps_fences() and is_linearizable(world.history)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -155,6 +189,46 @@ class ExpiryOfBaseIsNotSettled(Proposer):
         return (yield from super()._accept(ballot, base, record))
 
 
+class FencesLostOnWeakWrite(Acceptor):
+    """A weak write knows of no fence, and takes those away that are there."""
+
+    def fenced(self, record: Record, other: Record) -> Record:
+        return record if record.weak else super().fenced(record, other)
+
+
+class SameBallotBringsNoFences(Acceptor):
+    def accept_again(self, state: ReplicaState, message: Accept) -> Decision:
+        decision = super().accept_again(state, message)
+        return decision._replace(state=ReplicaState(decision.state.promised, state.record))
+
+
+class FencesNotJoinedFromPromises(Proposer):
+    """The newest record is all that counts, as for values."""
+
+    def with_all_fences(self, base, promises):  # type: ignore[no-untyped-def]
+        return base
+
+
+class SeenFenceIsNotSettled(Proposer):
+    """Replicas agree where their ballots do."""
+
+    def is_same(self, record: Record | None, base: Record | None) -> bool:
+        return (record.ballot if record else NONE) == (base.ballot if base else NONE)
+
+
+class DeletionTakesFencesAlong(Acceptor):
+    def fenced(self, record: Record, other: Record) -> Record:
+        return record if record.value is None else super().fenced(record, other)
+
+
+class PutThatDeletesFences(Put):
+    def apply(self, base: Record | None, ballot: int) -> Record | None:
+        record = super().apply(base, ballot)
+        return msgspec.structs.replace(record, fences=None) if record and record.value is None else record
+
+
+FENCED, WEAK_FENCED, MISSED_FENCE = PRESETS["fenced"], PRESETS["fenced and weak"], PRESETS["fenced, one missed it"]
+LOSSY_FENCED = Options(fenced=1.0, loss=0.2, relay=0.1, kinds=(0, 100, 0), concurrency=2, skew=4)
 EXPIRING = PRESETS["expiring"]
 DELETIONS, WEAK_DELETIONS = PRESETS["deletions"], PRESETS["deletions and weak"]
 WEAK, COPIES, DUEL = PRESETS["weak, clocks far apart"], PRESETS["many copies"], PRESETS["two proposers and relays"]
@@ -175,6 +249,20 @@ MUTANTS = {
     "expiry-is-not-settled": (Rules(settles_expiry=False), EXPIRING, 4_000),
     "expired-base-is-not-settled": (Rules(proposer=ExpiryOfBaseIsNotSettled), EXPIRING, 4_000),
     "floor-is-not-heard": (Rules(proposer=FloorIsNotHeard), DELETIONS, 4_000),
+    "fences-lost-on-weak-write": (Rules(acceptor=FencesLostOnWeakWrite()), WEAK_FENCED, 4_000),
+    "fences-not-joined-from-promises": (Rules(proposer=FencesNotJoinedFromPromises), MISSED_FENCE, 4_000),
+    "same-ballot-brings-no-fences": (Rules(acceptor=SameBallotBringsNoFences()), WEAK_FENCED, 4_000),
+    "seen-fence-is-not-settled": (Rules(proposer=SeenFenceIsNotSettled), LOSSY_FENCED, 4_000),
+    "fence-dropped-on-delete": (
+        Rules(acceptor=DeletionTakesFencesAlong(), put=PutThatDeletesFences),
+        replace(FENCED, deletes=0.4),
+        4_000,
+    ),
+    "fenced-tombstone-is-purged": (
+        Rules(keeps_fenced_tombstones=False),
+        PRESETS["fenced, deleted and purged"],
+        4_000,
+    ),
 }
 """Mutant -> what it breaks, the preset that shows it soonest, and the seeds within which it must be caught."""
 

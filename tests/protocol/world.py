@@ -1,9 +1,10 @@
 """Random schedules over the real acceptor, proposer and readers: one key, three replicas, three coordinators.
 
 Messages are lost, duplicated and reordered; coordinators crash between two rounds; replicas copy records to one
-another at any moment (read repair, hints, anti-entropy); clocks are skewed; values expire; nodes restart; floors are
-raised step by step between all that, up to the very present. When the schedule ends the network heals and two more
-things must hold: the replicas are equal, and no acknowledged weak write gave way to an older one. Then all is purged,
+another at any moment (read repair, hints, anti-entropy); clocks are skewed; values expire; nodes restart; holders of a
+lock write under its fence, some of them after another has got it; floors are raised step by step between all that, up
+to the very present. When the schedule ends the network heals and three more things must hold: the replicas are equal,
+no acknowledged weak write gave way to an older one, and no write was chosen over a higher fence. Then all is purged,
 every accept that was ever sent arrives once more at every replica, and a last read must fit the history.
 
 A world is one seed. It is broken on purpose by handing it a subclass with one rule missing.
@@ -27,13 +28,13 @@ from cluster.protocol.steps import Answers, Ask, HandOver, Pause
 from cluster.protocol.weak_write import Taken, WeakWrite
 from cluster.repair.floors.criterion import holds_back
 from cluster.replica.gates import Gates
-from cluster.requests import ALWAYS, Condition, ConditionKind, Unavailable, Unknown, Written
+from cluster.requests import ALWAYS, Condition, ConditionKind, Fence, Unavailable, Unknown, Written
 from storage.ballot import NONE, SLOT_BITS
 from storage.record import Record, ReplicaState
 from tests.protocol.linearizable import EXPIRES, Call
 
 REPLICAS, MAJORITY, ATTEMPTS = 3, 2, 4
-KEY = b"k"
+KEY, LOCK = b"k", "lock"
 WALLS_APART = 40  # the wall clocks, in deliveries of messages, which are the time of a world
 DONE = object()
 
@@ -58,6 +59,9 @@ class Options:
     purges: float = 0.0  # chance per step that somebody begins to raise the floor
     restarts: float = 0.0  # chance per step that a node restarts
     expiring: float = 0.0  # share of the writes whose value expires
+    fenced: float = 0.0  # share of the strong writes that bear a fence
+    away: float = 0.0  # chance per message that another replica, or none, is cut off from then on
+    begins_missed: bool = False  # begins with a fenced write that one replica has missed, and a weak one that none has
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class Rules:
     records_the_floor: bool = True
     seals: bool = True
     settles_expiry: bool = True
+    put: type[Put] = Put
+    keeps_fenced_tombstones: bool = True
 
 
 class Replica:
@@ -174,8 +180,13 @@ class World:
         self.now = self.live = self.delivered = 0
         self.walls = [self.random.randrange(WALLS_APART) if options.expiring else 0 for _ in range(REPLICAS)]
         self.seen: tuple[str | None, int | None] = (None, None)  # value and version last read
+        self.away: int | None = None  # whom no message reaches
+        self.granted = 0  # the highest fence of the one lock
+        self.fences_told: list[tuple[int, bool, int]] = []  # origin, whether a write was refused there, fence
 
     def run(self) -> None:
+        if self.options.begins_missed:
+            self._begin_missed()
         plan = self._plan()
         while plan or self.events:
             room = self.live < self.options.concurrency
@@ -196,6 +207,21 @@ class World:
                 self._restart(self.random.randrange(REPLICAS))
             self._deliver(self.events.pop(self.random.randrange(len(self.events))))
 
+    def _begin_missed(self) -> None:
+        """One ballot with a fence on two replicas and without it on the third: what else takes many schedules."""
+        self.granted = 2
+        fenced, weak = self.tick(0), self.tick(1, above=self.clocks[0] << SLOT_BITS)
+        first = Record(fenced, fenced, False, b"first", fences={LOCK: self.granted})
+        missed = self.random.randrange(REPLICAS)
+        for slot, replica in enumerate(self.replicas):
+            if slot != missed:
+                replica.handle(Accept(KEY, first, NONE))
+            replica.handle(Accept(KEY, Record(weak, weak, True, b"second"), NONE))
+        self.fences_told.append((fenced, False, self.granted))
+        self.history.append(Call("put", "first", None, 1, 2, "ok"))
+        self.history.append(Call("weak", "second", None, 3))
+        self.now = 3
+
     def _plan(self) -> list[tuple[str, str | None]]:
         plan: list[tuple[str, str | None]] = []
         for i in range(self.options.calls):
@@ -212,7 +238,17 @@ class World:
 
     def _put(self, node: int, value: str | None, condition: Condition = ALWAYS) -> Put:
         """The change of a write that `node` coordinates, or hands over to another."""
-        return Put(_bytes(value), "", condition, self._moment(node, value), self.wall(node))
+        moment, now_ms = self._moment(node, value), self.wall(node)
+        return self.rules.put(_bytes(value), "", condition, moment, now_ms, self._fence())
+
+    def _fence(self) -> Fence | None:
+        """That of a new holder, of the present one, or of one who does not know yet that it is none any more."""
+        if not self.options.fenced or self.random.random() >= self.options.fenced:
+            return None
+        if not self.granted or self.random.random() < 0.4:
+            self.granted += 1
+            return Fence(LOCK, self.granted)
+        return Fence(LOCK, self.random.randint(1, self.granted))
 
     def _moment(self, node: int, value: str | None) -> int:
         """When the value expires."""
@@ -254,6 +290,8 @@ class World:
             clock_offset_max_ms=WALLS_APART,
         )
         end = yield from self._attempts(proposer.run(), node)
+        if isinstance(change, Put) and change.fence is not None and isinstance(end, Chosen | Refuted):
+            self._note_fence(change, change.fence.number, end)
         if isinstance(end, Chosen):
             return "ok", end.record
         if isinstance(end, Refuted):
@@ -261,6 +299,24 @@ class World:
         if isinstance(end, Uncertain):
             return "unknown", None
         return ("fail" if proposer.sent is None else "unknown"), None
+
+    def _note_fence(self, change: Put, number: int, end: Chosen | Refuted) -> None:
+        if isinstance(end, Chosen):
+            self.fences_told.append((end.record.origin, False, number))
+        elif end.record is not None and (seen := change.highest_seen(end.record)) > number:
+            self.fences_told.append((end.record.origin, True, seen))
+
+    def keeps_fences(self) -> bool:
+        """Whether no write was chosen over a higher fence that was acknowledged or told, and none is lost in the end.
+
+        An origin only grows along the history of a key: what was refused was refused at the write it met.
+        """
+        highest = 0
+        for _, is_refusal, number in sorted(self.fences_told):
+            if number < highest and not is_refusal:
+                return False
+            highest = max(highest, number)
+        return all(_fence_of(replica.state.record) >= highest for replica in self.replicas)
 
     def _read(self, node: int) -> Generator[Any, Any, tuple[str, Any]]:
         others = [slot for slot in range(REPLICAS) if slot != node]
@@ -384,7 +440,7 @@ class World:
             own = self.replicas[node].state.record
             yield
             its = self.replicas[slot].state.record
-            if self.random.random() < loss or (_ballot(own) != _ballot(its) and holds_back([own, its], floor)):
+            if self.random.random() < loss or (_differ(own, its) and holds_back([own, its], floor)):
                 return
         for slot in order:
             yield
@@ -425,7 +481,8 @@ class World:
             return  # it has restarted
         record = state.record
         is_gone = record is None or record.value is None or record.is_expired(min(self.walls) + self.delivered)
-        is_purgeable = max(state.promised, state.ballot) <= floor and is_gone
+        is_fenced = _fence_of(record) > 0 and self.rules.keeps_fenced_tombstones
+        is_purgeable = max(state.promised, state.ballot) <= floor and is_gone and not is_fenced
         if is_purgeable and not replica.is_touched:
             self.purged = max(self.purged, NONE if record is None else record.origin)
             replica.state = ReplicaState()
@@ -476,6 +533,13 @@ class World:
     def _deliver(self, event: tuple[Any, ...]) -> None:
         self.delivered += 1
         kind, *rest = event
+        if self.options.away and self.random.random() < self.options.away:
+            self.away = self.random.choice((None, *range(REPLICAS)))
+        if kind in ("relay", "duplicate") and rest[0] == self.away:
+            return
+        if kind == "request" and rest[2] == self.away:
+            self.events.append(("answer", *rest[:3], None))
+            return
         if kind == "relay":
             self.replicas[rest[0]].relay(rest[1])
         elif kind == "purger":
@@ -594,6 +658,14 @@ def _over(version: int | None) -> Condition:
 
 def _bytes(value: str | None) -> bytes | None:
     return None if value is None else value.encode()
+
+
+def _differ(one: Record | None, other: Record | None) -> bool:
+    return _ballot(one) != _ballot(other) or _fence_of(one) != _fence_of(other)
+
+
+def _fence_of(record: Record | None) -> int:
+    return (record.fences or {}).get(LOCK, 0) if record is not None else 0
 
 
 def _ballot(record: Record | None) -> int:
