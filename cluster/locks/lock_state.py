@@ -29,6 +29,8 @@ WAIT_S_MAX = 600.0
 PERMITS_MAX = 100
 """All holders stand in one register, which is written with each of their steps."""
 TOKEN_DIGEST_BYTES = 16
+RECENT_MAX = 32
+"""Fences that a lock remembers one by one: 9 bytes each, in a register that is written with each step."""
 
 _KEY_PREFIX = b"\0lock/"
 """A key of applications has no NUL, so none of theirs is one of these, and all of these stand before theirs."""
@@ -72,6 +74,8 @@ class LockState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     permits: int = 1
     """How many may hold it, as the first of those that hold it now has asked for."""
     grants: tuple[Grant, ...] = ()
+    recent: tuple[Number, ...] = ()
+    """The fences granted last, the oldest first: RECENT_MAX of them, or all."""
 
     def of_token(self, token: bytes) -> Grant | None:
         """The grant that this token proves."""
@@ -81,6 +85,12 @@ class LockState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def is_free(self) -> bool:
         """Whether nobody holds it."""
         return not self.grants
+
+    def may_have_granted(self, fence: int) -> bool:
+        """Whether it granted this fence; of one from before those that it remembers nobody can say that it did not."""
+        if len(self.recent) == RECENT_MAX and fence < self.recent[0]:
+            return True
+        return fence in self.recent
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -127,7 +137,8 @@ def acquired(state: LockState, wish: Wish, over: Collection[Identity], now_ms: i
     if len(grants) >= permits or permits != wish.permits:
         return None
     fence = max(state.fence + 1, now_ms)
-    return LockState(fence, permits, (*grants, Grant(wish.owner, wish.token, fence, wish.ttl_ms)))
+    grant = Grant(wish.owner, wish.token, fence, wish.ttl_ms)
+    return LockState(fence, permits, (*grants, grant), (*state.recent, fence)[-RECENT_MAX:])
 
 
 def renewed(state: LockState, token: bytes) -> LockState | None:
@@ -136,7 +147,7 @@ def renewed(state: LockState, token: bytes) -> LockState | None:
     if grant is None:
         return None
     anew = msgspec.structs.replace(grant, renewals=grant.renewals + 1)
-    return LockState(state.fence, state.permits, tuple(anew if one is grant else one for one in state.grants))
+    return _holding(state, tuple(anew if one is grant else one for one in state.grants))
 
 
 def released(state: LockState, token: bytes) -> LockState | None:
@@ -144,10 +155,14 @@ def released(state: LockState, token: bytes) -> LockState | None:
     grant = state.of_token(token)
     if grant is None:
         return None
-    return LockState(state.fence, state.permits, tuple(one for one in state.grants if one is not grant))
+    return _holding(state, tuple(one for one in state.grants if one is not grant))
 
 
 def expired(state: LockState, over: Collection[Identity]) -> LockState | None:
     """The state without those of its grants whose lease is known to be over; None if it has none of them."""
     grants = tuple(grant for grant in state.grants if grant.identity not in over)
-    return LockState(state.fence, state.permits, grants) if len(grants) < len(state.grants) else None
+    return _holding(state, grants) if len(grants) < len(state.grants) else None
+
+
+def _holding(state: LockState, grants: tuple[Grant, ...]) -> LockState:
+    return LockState(state.fence, state.permits, grants, state.recent)

@@ -56,9 +56,9 @@ class Expired(Exception):
 def write(file: Writing, change: Change, now_ms: int) -> Written | KvstoreError:
     """Applies the change, or tells why not; the transaction is to be committed either way. Raises EntryDamaged."""
     if change.fence is not None:
-        highest = decode(file.register(lock_key(change.fence.lock)).value).fence
-        if change.fence.number > highest:
-            return bad_fence(highest)
+        lock = decode(file.register(lock_key(change.fence.lock)).value)
+        if not lock.may_have_granted(change.fence.number):
+            return bad_fence(lock.fence)
     base = file.header(change.key)
     if base is not None and base.is_expired(now_ms):
         base = base.deleted()

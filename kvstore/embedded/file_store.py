@@ -198,7 +198,7 @@ class FileStore:
         self, name: str, *, owner: str, ttl_s: float, wait_s: float, permits: int, timeout_s: float | None
     ) -> Lease:
         """Takes the lock. When the call is cancelled, or fails, what may have been granted is given back."""
-        token = secrets.token_urlsafe(TOKEN_BYTES)
+        token = secrets.token_hex(TOKEN_BYTES)
         ttl_ms, wait_s = arguments.lease_ms_of(ttl_s), arguments.wait_s_of(wait_s)
         arguments.check_permits(permits)
         wish = Wish(arguments.owner_of("owner", owner), token_digest(token), ttl_ms, permits)

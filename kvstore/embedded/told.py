@@ -61,7 +61,7 @@ def conflict_error(condition: Condition, conflict: Conflict) -> KvstoreError:
 
 def bad_fence(highest: int) -> KvstoreError:
     """The lock never granted that fence."""
-    granted = f"has granted none above {highest}" if highest else "has never granted one"
+    granted = f"has never granted it; its last was {highest}" if highest else "has never granted one"
     detail = f"The lock {granted}; nothing was written. Give the fence that came with the lock, as it came."
     return errors.BadFence(detail, fence=highest)
 

@@ -113,7 +113,7 @@ def test_a_token_that_holds_nothing_changes_nothing() -> None:
 
 def test_the_fence_stays_when_the_lock_is_released() -> None:
     state = released(taken(FREE, wish("a")), b"a")
-    assert state == LockState(NOW_MS, 1, ())
+    assert state == LockState(NOW_MS, 1, (), (NOW_MS,))
     assert state.is_free
 
 

@@ -60,7 +60,7 @@ def write_problem(
         case Conflict(version=version):
             problem = _conflict(condition, version)
         case BadFence(highest=highest):
-            granted = f"has granted none above {highest}" if highest else "has never granted one"
+            granted = f"has never granted it; its last was {highest}" if highest else "has never granted one"
             detail = f"The lock {granted}; nothing was written. Send the fence that came with the lock, as it came."
             problem = Problem("bad-fence", detail, outcome="not-applied", fence=highest)
         case Unavailable():

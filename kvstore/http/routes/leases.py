@@ -74,7 +74,7 @@ class Leases:
         require_sendable(request)
         name, timeout_s = decode_name(raw_name), self._timeout_s(query)
         asked = await read_json(self._service, request, LOCK_BODY_BYTES_MAX, parse)
-        token = secrets.token_urlsafe(TOKEN_BYTES)
+        token = secrets.token_hex(TOKEN_BYTES)
         wish = Wish(asked.owner, token_digest(token), asked.ttl_ms, asked.permits)
         try:
             with waiting_client(request, asked.wait_s > 0) as client:
