@@ -28,6 +28,7 @@ from cluster.protocol.messages import Accept, Lost, ReplicaRequest, Reply, Reque
 from cluster.requests import (
     ALWAYS,
     Condition,
+    Fence,
     ListOutcome,
     ListRequest,
     ReadOutcome,
@@ -266,15 +267,16 @@ class Cluster:
         self,
         at: int,
         key: bytes,
-        value: bytes,
+        value: bytes | None,
         *,
         level: Level = Level.STRONG,
         needed: int | None = None,
         timeout_s: float = 5.0,
         condition: Condition = ALWAYS,
         ttl_ms: int = 0,
+        fence: Fence | None = None,
     ) -> WriteOutcome:
-        request = WriteRequest(key, value, "", level, self._needed(level, needed), timeout_s, condition, ttl_ms)
+        request = WriteRequest(key, value, "", level, self._needed(level, needed), timeout_s, condition, ttl_ms, fence)
         return await _in_time(self.nodes[at].write(request), timeout_s)
 
     async def get(
