@@ -19,9 +19,11 @@ from typing import Self
 
 from kvstore.client.leases import Clock, LeaseKeeper
 from kvstore.client.store import WAIT_S_MAX, Opened, Store
-from kvstore.client.values import Fence, Leader
+from kvstore.client.values import Fence, Leader, Lease
 from kvstore.errors import KvstoreError, LockLost, NoNodeReachable, OutcomeUnknown, Unavailable
 
+ASK_AGAIN_S = 0.2
+"""After a wait that broke off, before the next one."""
 GIVE_BACK_S = 1.0
 """For a lock that was granted and can't be used: the lease frees it anyway, only later."""
 
@@ -84,15 +86,33 @@ class AsyncHold:
         if self._keeper is not None:
             raise RuntimeError(f"{self.name!r} is held by this object already; make another to take it twice")
         store = await self._opened()
-        sent_s = self._clock()
-        lease = await store.acquire(
-            self.name, owner=self.owner, ttl_s=self._ttl_s, wait_s=self._wait_s, permits=self._permits, timeout_s=None
-        )
+        lease, sent_s = await self._acquired(store)
         keeper = LeaseKeeper(store, lease, sent_s, self._lost, self._clock)
         if keeper.is_due:  # it had to wait: nobody knows how much of the lease was left when the answer came
             keeper = await self._renewed_first(store, keeper)
         self._keeper = keeper
         keeper.start()
+
+    async def _acquired(self, store: Store) -> tuple[Lease, float]:
+        """The lease, and when it was asked for.
+
+        A wait that breaks off, as when its node dies, is begun again at the end of the line. If the lock had been
+        granted just then, nobody has that token: the second wait lasts until that lease is over, and harms nobody.
+        """
+        ends_s = self._clock() + self._wait_s
+        while True:
+            sent_s = self._clock()
+            wait_s = max(0.0, ends_s - sent_s)
+            try:
+                lease = await store.acquire(
+                    self.name, owner=self.owner, ttl_s=self._ttl_s, wait_s=wait_s, permits=self._permits, timeout_s=None
+                )
+            except OutcomeUnknown:
+                if self._clock() + ASK_AGAIN_S >= ends_s:
+                    raise
+                await asyncio.sleep(ASK_AGAIN_S)
+            else:
+                return lease, sent_s
 
     async def _renewed_first(self, store: Store, waited: LeaseKeeper) -> LeaseKeeper:
         lease = waited.lease

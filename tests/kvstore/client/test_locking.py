@@ -29,6 +29,8 @@ class LockStore:
     def __init__(self) -> None:
         self.waits_s = 0.0
         """How long an acquire waits before it is granted."""
+        self.breaks_off = 0
+        """How many of the next acquires end without an answer."""
         self.on_renew: Callable[[], Awaitable[None]] | None = None
         self.release_error: KvstoreError | None = None
         self.told: list[tuple[str, float]] = []
@@ -43,6 +45,9 @@ class LockStore:
     async def acquire(self, name: str, *, owner: str, ttl_s: float, **_: Any) -> Lease:
         self._note("acquire")
         await asyncio.sleep(self.waits_s)
+        if self.breaks_off:
+            self.breaks_off -= 1
+            raise OutcomeUnknown("the node died")
         return Lease(name, owner, "secret", 7, ttl_s)
 
     async def renew(self, name: str, token: str, *, timeout_s: float | None) -> None:
@@ -432,3 +437,18 @@ async def test_an_election_is_the_lock_of_its_name(store: LockStore, client: Asy
     await election.campaign()
     await election.resign()
     assert await election.leader() == kvstore.Leader("e", "somebody", 9)
+
+
+async def test_a_wait_that_breaks_off_is_begun_again(client: AsyncClient, store: LockStore) -> None:
+    store.waits_s, store.breaks_off = 2.0, 2
+    async with client.lock("door", ttl=TTL_S, wait=60) as lock:
+        assert lock.is_held
+    assert len(store.times("acquire")) == 3
+
+
+@pytest.mark.parametrize("wait", [0, 3])
+async def test_a_wait_that_breaks_off_at_its_end_is_unknown(client: AsyncClient, store: LockStore, wait: float) -> None:
+    store.waits_s, store.breaks_off = 2.0, 5
+    with pytest.raises(OutcomeUnknown):
+        await client.lock("door", ttl=TTL_S, wait=wait).acquire()
+    assert len(store.times("acquire")) == (1 if wait == 0 else 2)
