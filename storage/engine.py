@@ -139,7 +139,9 @@ class StorageError(Exception):
     │   └── FolderDamaged  the database as a whole can't be trusted, or read: only a new one mends that
     ├── DiskFull           there is no room: the transaction was undone, and may be tried again
     ├── CantMend           damaged rows can't be removed: nothing was changed
+    ├── PagesDamaged       what was asked for is on pages that can't be made sense of; other reads may go well
     └── CommitFailed       a write may or may not be on disk: the process must end and read its disk anew
+        └── CommitMetDamage  and would fail again after that: the database is damaged, and needs a new one
     """
 
 
@@ -167,6 +169,14 @@ class CommitFailed(StorageError):
     """A commit or fsync failed: what it carried may or may not be on disk, so nothing in memory can be trusted."""
 
 
+class PagesDamaged(StorageError):
+    """Pages of the database are malformed, so that nobody can tell what was on them."""
+
+
+class CommitMetDamage(CommitFailed):
+    """A commit failed over malformed pages, and would again."""
+
+
 class Engine(Protocol):
     """The durable memory of one node. One engine per data folder, one writer at a time."""
 
@@ -188,7 +198,7 @@ class Engine(Protocol):
     async def open(self) -> None:
         """Takes the folder, checks it and reads incarnation, sequence and facts.
 
-        Raises FolderLocked or FolderUnusable.
+        Raises FolderLocked, FolderUnusable or FolderDamaged; that also for a folder that was condemned.
         """
         ...
 
@@ -296,6 +306,13 @@ class Engine(Protocol):
 
     def free_bytes(self) -> tuple[int, int]:
         """Bytes free for this user, and in all, on the disk that holds the folder."""
+        ...
+
+    def condemn(self, reason: str) -> None:
+        """Notes in the folder that its database is damaged: whoever opens it next is raised FolderDamaged.
+
+        Short, and of use whatever state the engine is in. Raises OSError.
+        """
         ...
 
     async def close(self) -> None:

@@ -19,6 +19,7 @@ from storage.engine import (
     CommitFailed,
     Damaged,
     DiskFull,
+    FolderDamaged,
     FolderLocked,
     HintPage,
     Rot,
@@ -66,6 +67,8 @@ class MemoryFolder:
     """Hints that have rotted, with the reason."""
     was_cut_short: str | None = None
     """Set by a test that takes commits away; None again once the fact CUT_SHORT_FACT is written empty."""
+    condemned: str | None = None
+    """Why it must not be opened again."""
     bytes_free: int = 1 << 40
     """Room on the disk; a write into less than none of it fails with DiskFull."""
     bytes_total: int = 1 << 40
@@ -146,6 +149,8 @@ class MemoryEngine:
         """See Engine."""
         if self.folder.in_use:
             raise FolderLocked("another engine uses this folder; nothing was touched. Close or crash it first")
+        if self.folder.condemned is not None:
+            raise FolderDamaged(f"this folder was found to be damaged when it was last used: {self.folder.condemned}")
         self.folder.in_use = True
         self._unusable = None
         if not self.folder.leaves_are_lost:
@@ -279,6 +284,10 @@ class MemoryEngine:
     def free_bytes(self) -> tuple[int, int]:
         """See Engine."""
         return self.folder.bytes_free, self.folder.bytes_total
+
+    def condemn(self, reason: str) -> None:
+        """See Engine."""
+        self.folder.condemned = reason
 
     async def close(self) -> None:
         """See Engine."""

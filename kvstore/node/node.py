@@ -36,7 +36,15 @@ from kvstore.logs import configure
 from kvstore.metrics import Metrics
 from kvstore.node.measures import Measures
 from kvstore.node.view import NodeView
-from storage.engine import Batch, CommitFailed, FolderDamaged, FolderUnusable, StorageError
+from storage.engine import (
+    Batch,
+    CommitFailed,
+    CommitMetDamage,
+    FolderDamaged,
+    FolderUnusable,
+    PagesDamaged,
+    StorageError,
+)
 from storage.group_commit import GroupCommit
 from storage.sqlite.engine import SqliteEngine
 
@@ -66,7 +74,10 @@ class Node:
         self.metrics = Metrics()
 
     async def start(self) -> None:
-        """Opens the folder, meets the peers, serves. Raises StorageError or OSError, after which stop() cleans up."""
+        """Opens the folder, meets the peers, serves. Raises StorageError or OSError, after which stop() cleans up.
+
+        After PagesDamaged, which is raised before anybody heard of it, another start may go well: see condemn.
+        """
         config = self._config
         try:
             await self._engine.open()
@@ -154,12 +165,27 @@ class Node:
         with contextlib.suppress(CommitFailed):
             await self._engine.close()
 
+    @property
+    def _is_held_elsewhere(self) -> bool:
+        return min(self._config.replicas, len(self._config.members)) > 1
+
+    def condemn(self, reason: str) -> bool:
+        """Has a damaged database set aside at the next start; False where nobody else holds anything, or it can't."""
+        if not self._is_held_elsewhere:
+            return False
+        try:
+            self._engine.condemn(reason)
+        except OSError as error:
+            log.error("it can't be noted that the database is damaged", error=str(error))
+            return False
+        return True
+
     async def _begin_anew(self, damage: FolderDamaged) -> None:
         """Sets a damaged database aside and makes a new one, which is filled from the others before it takes part.
 
         Raises the damage again where nobody else holds anything.
         """
-        if min(self._config.replicas, len(self._config.members)) < 2:
+        if not self._is_held_elsewhere:
             raise damage
         await self._engine.close()
         aside = SqliteEngine.set_aside(self._config.data)
@@ -286,7 +312,10 @@ class Node:
     def _commit_failed(self, error: BaseException) -> None:
         """A write may or may not be on disk: nothing in memory can be trusted, so the process ends here and now."""
         log.error("a commit failed; this node ends, and nothing unacknowledged was promised", error=str(error))
-        print(f"kvstore: {error}", file=sys.stderr, flush=True)
+        told = str(error)
+        if isinstance(error, CommitMetDamage) and self.condemn(f"a commit failed: {error.__cause__}"):
+            told += ". At the next start this database is set aside, and all is learned anew from the others"
+        print(f"kvstore: {told}", file=sys.stderr, flush=True)
         os._exit(EXIT_FAILED)
 
 
@@ -304,7 +333,14 @@ async def serve(config: NodeConfig) -> int:
         loop.add_signal_handler(sign, stop.set)
     node = Node(config)
     try:
-        await node.start()
+        try:
+            await node.start()
+        except PagesDamaged as damage:
+            if not node.condemn(str(damage)):
+                raise
+            await node.stop()
+            node = Node(config)
+            await node.start()
     except (StorageError, OSError) as error:
         print(f"kvstore: {config.name} can't start: {error}", file=sys.stderr)
         await node.stop()

@@ -31,7 +31,7 @@ from storage.record import Record, ReplicaState
 from storage.sqlite.folder import DataFolder
 from storage.sqlite.reader import Reader
 from storage.sqlite.scrub import scrub_step
-from storage.sqlite.writer import DAMAGE, Writer, statements_of
+from storage.sqlite.writer import Writer, is_malformed, statements_of
 
 T = TypeVar("T")
 
@@ -104,7 +104,7 @@ class SqliteEngine:
             self._reader = await Reader.open(self._folder.database, self._reader_cache_bytes)
         except sqlite3.Error as error:
             await self.close()
-            kind = FolderDamaged if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE else FolderUnusable
+            kind = FolderDamaged if is_malformed(error) else FolderUnusable
             raise kind(f"{self._folder.database} can't be read: {error}; nothing was touched") from error
         except BaseException:
             await self.close()
@@ -160,6 +160,10 @@ class SqliteEngine:
         """See Engine."""
         disk = os.statvfs(self._folder.path)
         return disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+
+    def condemn(self, reason: str) -> None:
+        """See Engine."""
+        self._folder.condemn(reason)
 
     async def close(self) -> None:
         """See Engine. Readers go first, so that the writer is the last connection: it alone may checkpoint."""

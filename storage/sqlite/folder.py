@@ -21,6 +21,8 @@ DATABASE_NAME = "kvstore.db"
 LOCK_NAME = "lock"
 CUT_LOG_NAME = "log-cut-short"
 """Says why the log is known to be damaged, until that is a fact in the database."""
+CONDEMNED_NAME = "to-be-set-aside"
+"""Says why the database is known to be damaged, until it is set aside."""
 
 _PRIVATE_FOLDER = 0o700
 _PRIVATE_FILE = 0o600
@@ -84,6 +86,17 @@ class DataFolder:
         (self.path / CUT_LOG_NAME).unlink(missing_ok=True)
         _sync_folder(self.path)
 
+    def condemn(self, reason: str) -> None:
+        """Notes that the database can't be used any more: the next to open it is told so. Raises OSError."""
+        _write_private(self.path / CONDEMNED_NAME, reason)
+        _sync_folder(self.path)
+
+    @property
+    def why_condemned(self) -> str | None:
+        """The reason that was noted, if any was. Raises OSError."""
+        note = self.path / CONDEMNED_NAME
+        return note.read_text(errors="replace") if note.exists() else None
+
     def set_aside(self) -> Path:
         """Renames the database and all that belongs to it, so that a new one can be made; the database's new name.
 
@@ -91,8 +104,12 @@ class DataFolder:
         """
         self.take()
         try:
+            if self.why_condemned is None:  # else half of it might be taken for a whole folder, if this is cut short
+                with contextlib.suppress(OSError):  # no room
+                    self.condemn("it is being set aside")
             number = next(n for n in count(1) if not (self.path / f"{DATABASE_NAME}.damaged-{n}").exists())
-            for name in (DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", CUT_LOG_NAME):
+            log, log_index = f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm"
+            for name in (DATABASE_NAME, log, log_index, CUT_LOG_NAME, CONDEMNED_NAME):
                 if (self.path / name).exists():
                     (self.path / name).rename(self.path / f"{name}.damaged-{number}")
             _sync_folder(self.path)

@@ -14,13 +14,13 @@ from typing import Any
 import aiosqlite
 
 from storage import engine
-from storage.engine import Damaged, HintPage, RowPage, ScanEntry, ScanPage, StorageError
+from storage.engine import Damaged, HintPage, PagesDamaged, RowPage, ScanEntry, ScanPage, StorageError
 from storage.keyspace import hash_of
 from storage.record import Hint, Record, ReplicaState
 from storage.sqlite import schema
 from storage.sqlite.rows import SIZE, Row, hint_of, listed_row, shown, state_of, text_of
 from storage.sqlite.scrub import is_damage
-from storage.sqlite.writer import refuse_unless_taken
+from storage.sqlite.writer import is_malformed, refuse_unless_taken
 
 KEYS_PER_LOAD = (1, 8, 64)
 """Sizes of a query's list of keys: a few, so that each stays prepared; a shorter list repeats its last key."""
@@ -124,8 +124,9 @@ class Reader:
         try:
             return [tuple(row) for row in await self._scans.execute_fetchall(sql, parameters)]
         except sqlite3.Error as error:
-            start = shown(parameters[0])
-            raise StorageError(f"the records from {start} on can't be listed: {error}") from error
+            start = shown(parameters[0]) if parameters else "the first"
+            kind = PagesDamaged if is_malformed(error) else StorageError
+            raise kind(f"the records from {start} on can't be listed: {error}") from error
 
     async def kept_aside(self) -> dict[tuple[bytes, int], Record]:
         """See Engine.kept_aside. Raises StorageError for a row whose checksum does not match."""

@@ -34,7 +34,7 @@ Fetch = Callable[[str, Sequence[Any]], Awaitable[list[Row]]]
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR)
 """What SQLite says of a page that it can't read or make sense of: primary result codes."""
 
-_UNREADABLE = "nothing mends that: move this folder away and start with a new one"
+_UNREADABLE = "nothing mends that but a new database"
 
 
 def is_damage(error: sqlite3.DatabaseError) -> bool:

@@ -16,7 +16,16 @@ from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any
 
-from storage.engine import CUT_SHORT_FACT, Batch, CantMend, CommitFailed, DiskFull, FolderDamaged, FolderUnusable
+from storage.engine import (
+    CUT_SHORT_FACT,
+    Batch,
+    CantMend,
+    CommitFailed,
+    CommitMetDamage,
+    DiskFull,
+    FolderDamaged,
+    FolderUnusable,
+)
 from storage.keyspace import hash_of
 from storage.sqlite import schema
 from storage.sqlite.folder import DataFolder
@@ -28,6 +37,13 @@ from storage.sqlite.statements import Statement, in_sizes, many
 
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 """What SQLite says of a database that it can't make sense of: primary result codes."""
+
+
+def is_malformed(error: BaseException) -> bool:
+    """Whether SQLite says so, as against that the disk can't be read just now, or has no room."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE
+
+
 _UPSERTS = in_sizes(schema.upsert_records)
 _DROPS = in_sizes(schema.drop_records)
 _HINTS = in_sizes(schema.put_hints)
@@ -70,6 +86,8 @@ class Writer:
         """Takes the folder and reads what it says about itself. Raises FolderLocked or FolderUnusable."""
         try:
             self._folder.take()
+            if (reason := self._folder.why_condemned) is not None:
+                raise FolderDamaged(f"{self._folder.database} was found to be damaged when it was last used: {reason}")
             self._folder.ensure_database_file()
             cut_short = self._folder.find_cut_log()
             self._connection = sqlite3.connect(self._folder.database, isolation_level=None)
@@ -89,7 +107,7 @@ class Writer:
             if cut_short is not None:
                 self._keep_as_fact(self._connection, cut_short)
         except (sqlite3.Error, OSError) as error:
-            kind = FolderDamaged if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE else FolderUnusable
+            kind = FolderDamaged if is_malformed(error) else FolderUnusable
             raise kind(
                 f"the data folder {self._folder.path} can't be used: {error}. "
                 "Check its permissions and its disk, or restore the folder; a member that lost its folder is replaced"
@@ -165,7 +183,8 @@ class Writer:
             raise
         except BaseException as failure:
             self._failure = failure
-            raise CommitFailed(
+            kind = CommitMetDamage if is_malformed(failure) else CommitFailed
+            raise kind(
                 f"writing to {self._folder.database} failed: {failure}. What was being written may or may not be on "
                 "disk, and nobody was told that it is; this process must end and read its disk anew"
             ) from failure

@@ -16,6 +16,7 @@ from tests.cluster.convergence import are_equal, dump
 from tests.cluster.harness import ClusterHarness, wait_until
 
 KEYS = 120
+PAGE = 4096
 VALUE = "the value of key {} in round {}, and some more of it to be found on a disk"
 LOST = "this node lost its memory"
 
@@ -296,7 +297,25 @@ def flip_in_folder_row(database: Path) -> None:
     flip(database, database.read_bytes().rindex(incarnation.encode()))
 
 
-@pytest.mark.parametrize("damage", [cut_in_half, flip_in_head, flip_in_schema, flip_in_folder_row])
+def malform(database: Path) -> None:
+    """Noise over the head of the page of records that has this value: its cells can't be made sense of."""
+    page = database.read_bytes().index(VALUE.format(7, 1).encode()) // PAGE * PAGE
+    with database.open("r+b") as file:
+        file.seek(page)
+        file.write(b"\xee" * 40)
+
+
+def malform_and_lose_the_trees(database: Path) -> None:
+    """The trees are to be built anew from all rows, and not all can be read."""
+    with sqlite3.connect(database) as connection:
+        assert connection.execute("UPDATE tree_journal SET changes = x'00'").rowcount > 0
+    connection.close()
+    malform(database)
+
+
+@pytest.mark.parametrize(
+    "damage", [cut_in_half, flip_in_head, flip_in_schema, flip_in_folder_row, malform_and_lose_the_trees]
+)
 def test_a_database_that_cannot_be_read_is_set_aside_and_learned_anew(
     cluster: ClusterHarness, ledger: Ledger, damage: Callable[[Path], None]
 ) -> None:
@@ -306,3 +325,56 @@ def test_a_database_that_cannot_be_read_is_set_aside_and_learned_anew(
     assert "set aside" in cluster.log("n3")
     assert (cluster.data("n3") / "kvstore.db.damaged-1").exists(), "nothing is deleted"
     votes_again(cluster, ledger)
+
+
+def is_learned_anew(cluster: ClusterHarness, ledger: Ledger) -> None:
+    """The next start of n3 sets its database aside, with the note that said so."""
+    assert (cluster.data("n3") / "to-be-set-aside").exists()
+    becomes_whole(cluster, ledger)
+    assert "set aside as" in cluster.log("n3")
+    assert (cluster.data("n3") / "kvstore.db.damaged-1").exists(), "nothing is deleted"
+    assert (cluster.data("n3") / "to-be-set-aside.damaged-1").exists()
+    assert not (cluster.data("n3") / "to-be-set-aside").exists()
+    votes_again(cluster, ledger)
+
+
+def test_a_commit_that_meets_malformed_pages_is_the_last_on_that_database(
+    cluster: ClusterHarness, ledger: Ledger
+) -> None:
+    """Else each start would end with the next write to that page."""
+    assert cluster.terminate("n3") == 0
+    cluster.node_flags["n3"] = ["--scrub-period-s", "1000"]
+    cluster.restart("n3")
+    wait_until(lambda: metric(cluster, "n3", "kvstore_scrubbed_rows_total") >= KEYS, "its first and only sweep")
+    malform(cluster.data("n3") / "kvstore.db")
+    ledger.write("n1")
+    assert cluster.exit_code("n3") == 1
+    last = cluster.log("n3").splitlines()[-1]
+    assert "malformed" in last
+    assert last.endswith("At the next start this database is set aside, and all is learned anew from the others")
+    is_learned_anew(cluster, ledger)
+
+
+def test_malformed_pages_that_a_sweep_finds(cluster: ClusterHarness, ledger: Ledger) -> None:
+    assert cluster.terminate("n3") == 0
+    cluster.restart("n3")
+    malform(cluster.data("n3") / "kvstore.db")
+    wait_until(lambda: "start this node again" in why_unready(cluster, "n3"), "n3 to say what is to be done")
+    ledger.check("n1", "n2")
+    assert cluster.terminate("n3") == 0
+    is_learned_anew(cluster, ledger)
+
+
+def test_nothing_is_set_aside_where_nobody_else_has_it(tmp_path: Path) -> None:
+    with ClusterHarness(tmp_path, nodes=1, replicas=1, flags=["--scrub-period-s", "1000"]) as cluster:
+        Ledger(cluster).write("n1")
+        assert cluster.terminate("n1") == 0
+        malform_and_lose_the_trees(cluster.data("n1") / "kvstore.db")
+        for _ in range(2):
+            cluster.spawn("n1")
+            assert cluster.exit_code("n1") == 1
+            last = cluster.log("n1").splitlines()[-1]
+            assert "n1 can't start" in last
+            assert "malformed" in last
+        assert not list(cluster.data("n1").glob("*set-aside*"))
+        assert not list(cluster.data("n1").glob("*damaged*"))

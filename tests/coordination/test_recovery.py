@@ -20,8 +20,8 @@ from cluster.repair.amnesia.verification import RECOVERY
 from cluster.repair.hash_trees import digest
 from cluster.requests import Found, Listed, Written
 from storage.ballot import NONE, ballot_of, unix_ms_of
-from storage.engine import Rot, ScrubPage
-from storage.memory import MemoryFolder
+from storage.engine import FolderDamaged, Rot, ScrubPage
+from storage.memory import MemoryEngine, MemoryFolder
 from storage.record import Record
 from tests.coordination.three_nodes import MANY_KEYS, Cluster, Fate, Node, form_cluster, until
 from tests.coordination.virtual_time import WALL_START_MS
@@ -560,13 +560,16 @@ async def test_a_folder_with_pages_that_cannot_be_read_takes_no_part_any_more() 
     node = cluster.nodes[2]
 
     async def scrub(after: int, limit: int) -> object:
-        return ScrubPage(1, [Rot(-1, None, "move this folder away")], None)
+        return ScrubPage(1, [Rot(-1, None, "a page can't be read")], None)
 
     node.engine.scrub = scrub  # type: ignore[method-assign, assignment]
     await asyncio.sleep(5 * SCRUBBED_S)
     assert node.fitness.bars == Bar.RECOVERING
-    assert "move this folder away" in node.fitness.reasons[0]
-    await recovered(await wiped(cluster, 2))
+    assert "a page can't be read; start this node again" in node.fitness.reasons[0]
+    folder = await cluster.end(2)
+    with pytest.raises(FolderDamaged, match="a page can't be read"):
+        await MemoryEngine(folder).open()
+    await recovered(await cluster.begin(2))
     assert_equal(cluster)
 
 

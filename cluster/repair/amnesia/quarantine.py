@@ -44,6 +44,7 @@ class Quarantine:
         self._rounds, self._recovery, self._lose_all = rounds, recovery, lose_all
         self._replica, self._engine, self._commits = parts.replica, parts.engine, parts.commits
         self._trees, self._fitness, self._tasks = parts.trees, parts.fitness, parts.tasks
+        self._topology = parts.topology
         noted = parts.engine.facts.get(QUARANTINE)
         self._noted: dict[bytes, str] = _decode(noted) if noted else {}
         self._under_way: set[bytes] = set()
@@ -97,8 +98,15 @@ class Quarantine:
     async def _bar_for_good(self, reason: str) -> None:
         """Pages can't be read, so nobody knows what was on them, and what is written beside them may fail."""
         self._passed_over.add(_UNREADABLE)
+        advice = "move this folder away and start with a new one"
+        if self._topology().n > 1:
+            try:
+                self._engine.condemn(reason)
+                advice = "start this node again, which sets the database aside and learns all anew from the others"
+            except OSError as error:
+                log.error("it can't be noted that the database is damaged", error=str(error))
         await self._recovery.gate.acquire()  # and never lets go: on this folder there is no recovery
-        self._lose_all(reason)
+        self._lose_all(f"{reason}; {advice}")
 
     def _is_in_hand(self, key: bytes) -> bool:
         """Whether the key is written anew just now; if it turns out not to be, the next sweep finds it again."""
