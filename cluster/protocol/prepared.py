@@ -2,10 +2,13 @@
 
 CASPaxos section 2.2.1 calls it the one-round-trip optimisation. It is safe under three conditions, all kept here
 or by the caller: a prepared ballot is taken out before it is used, so it is used once; it is put in only by an
-accept whose next ballot a majority promised; and one proposer works on a key at a time (primary.py).
+accept whose next ballot a majority promised, or by a prepare whose ballot no accept has borne; and one proposer works
+on a key at a time (primary.py).
 
 It is worth using only while this node's own replica still shows that promise and that record. A replica that moved
-on says that somebody else was here: an accept would be refused, and with it the outcome would become unknown.
+on says that somebody else was here: an accept would be refused, and with it the outcome would become unknown. Nor
+while it shows other fences: those came from a replica that was told more (acceptor.py, 5), past all promises, so that
+whoever was promised a ballot before may not have been told of them. Only a round of its own makes that sure.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from storage.fences import digest_of
 from storage.record import Record, ReplicaState
 
 PREPARED_MS_MAX = 60_000
@@ -39,13 +43,14 @@ class PreparedBallots:
         is_recent(ballot): whether its time is still near enough to now to be a version's.
         """
         self._own_state, self._is_recent = own_state, is_recent
-        self._ballots: dict[bytes, tuple[int, int]] = {}
+        self._ballots: dict[bytes, tuple[int, int, int]] = {}
+        """Key -> the ballot, and ballot and digest of the fences of its base."""
 
     def put(self, key: bytes, ballot: int, base: Record) -> None:
-        """Remembers that a majority accepted `base` and promised `ballot`."""
+        """Remembers that a majority has `base` and promised `ballot`."""
         if len(self._ballots) >= PREPARED_MAX:
             del self._ballots[next(iter(self._ballots))]
-        self._ballots[key] = (ballot, base.ballot)
+        self._ballots[key] = (ballot, base.ballot, digest_of(base.fences))
 
     def take(self, key: bytes) -> Prepared | None:
         """The prepared ballot, gone from here; None if there is none or it is not worth trying."""
@@ -53,9 +58,11 @@ class PreparedBallots:
         if found is None or not self._is_recent(found[0]):
             return None
         state = self._own_state(key)
-        if state is None or state.record is None or (state.promised, state.ballot) != found:
+        if state is None or (record := state.record) is None:
             return None
-        return Prepared(found[0], state.record)
+        if (state.promised, record.ballot, digest_of(record.fences)) != found:
+            return None
+        return Prepared(found[0], record)
 
     def clear(self) -> None:
         """Forgets all, as a change of epoch demands."""

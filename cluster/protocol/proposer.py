@@ -26,7 +26,11 @@ What must not be lost between these lines, each found the hard way by somebody:
   origin of its own it would supersede weak writes that are newer than the value, and that nobody deleted.
 * Fences are the key's, and any replica of the majority may be the one that was told of the highest: what is proposed
   bears those of all that promised, whichever of them has the newest record. Ballots alone don't say that replicas
-  agree on them: before a write is refused for what was seen, the fences are on a majority, too.
+  agree on them: before a write is refused for what was seen, the fences are on a majority, too. Nor does it suffice
+  that a majority shows them: a replica takes fences under a ballot that it holds past any promise, and who was promised
+  before was not told. So they count where all that promise tell them, or where an accept of ours bore them.
+* A reader's fence (Settle.fence) is no write: the record is proposed once more, with the fence, under its own origin.
+  What comes of it is known by its ballot alone, and an attempt that fails has only closed the door to earlier holders.
 * A prepared ballot (promised with the last accept) is used only while this node's own replica still shows that
   promise and that record; see prepared.py.
 """
@@ -129,21 +133,22 @@ class Proposer:
                 agreed = self._agreed(promises, base)
             if self.is_uncertain(base):
                 return Uncertain(self.sent or NONE, ())
-            told, base = base, self.as_of_now(base)
-            is_expired = base is not told
-            if is_expired:
-                agreed = ()  # nobody has this tombstone yet
+            told, base = base, self.marked(self.as_of_now(base), ballot)
+            is_changed = base is not told
+            if is_changed:
+                agreed = ()  # nobody has this tombstone, or this mark, yet
             record = self._own_again(base, ballot) or self._apply(base, ballot)
             if self.sent is not None:
                 agreed = ()  # ours may be on a minority: only a newer record on a majority rules it out
                 if record is None and base is None:
                     return Uncertain(self.sent, ())
             renew = isinstance(self.change, Settle) and self.change.renew and base is not None
-            if record is None and not agreed and not (renew or is_expired) and self.sent is None:
+            is_prepared = prepared is not None and ballot == prepared.ballot
+            may_ask = not (renew or is_changed) and self.sent is None and self.is_shown_by_reads(base, is_prepared)
+            if record is None and not agreed and may_ask:
                 agreed = yield from self._check_still_settled(base)
-                if agreed and prepared is not None and ballot == prepared.ballot:
-                    self._prepared.put(self.key, prepared.ballot, prepared.base)  # it was not spent
             if record is None and agreed and not renew:
+                self._keep_unspent(ballot, base)
                 return Refuted(base, agreed)
             ended = yield from self._accept(ballot, base, record)
             if ended is not None:
@@ -205,6 +210,14 @@ class Proposer:
         now_ms = max(own_ms, min(self.change.now_ms, own_ms + self._clock_offset_max_ms))
         return base.deleted() if base.is_expired(now_ms) else base
 
+    def marked(self, base: Record | None, ballot: int) -> Record | None:
+        """The base bearing the fence of who reads it; itself (`is`) where it does, or nobody's is to be remembered."""
+        return self.change.marked(base, ballot, self._floor) if isinstance(self.change, Settle) else base
+
+    def is_shown_by_reads(self, base: Record | None, is_prepared: bool) -> bool:
+        """Whether a majority that shows this base has it settled: its fences only where an accept of ours bore them."""
+        return is_prepared or base is None or base.fences is None
+
     def is_own(self, base: Record | None) -> bool:
         """Whether an earlier attempt of this very change was adopted."""
         return self.sent is not None and base is not None and base.origin == self.sent
@@ -229,6 +242,11 @@ class Proposer:
         held = [(slot, answer.record) for slot, answer in answers if type(answer) is Held]
         agreed = tuple(slot for slot, record in held if self.is_same(record, base))
         return agreed if len(agreed) >= self.majority else ()
+
+    def _keep_unspent(self, ballot: int, base: Record | None) -> None:
+        """A ballot that a majority has promised, and no accept has borne, serves the next change."""
+        if base is not None:
+            self._prepared.put(self.key, ballot, base)
 
     def _promises(self, answers: Answers) -> list[tuple[int, Record | None]]:
         self._look_above(answers)
