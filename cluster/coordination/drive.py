@@ -187,7 +187,7 @@ class Drive:
         context = self._context
         if self._is_over:
             return
-        if not context.ballots.check_durable():
+        if not context.ballots.check_durable() and type(ask.request) is not Read:  # which bears no ballot
             context.ballots.when_durable(partial(self._ask, ask))
             return
         slots = ask.slots or self._slots

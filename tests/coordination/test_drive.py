@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.coordination.drive import PATIENCE_S, SWEEP_S, Drive, Sweeper
-from cluster.protocol.messages import Held, Read
+from cluster.protocol.messages import Held, Prepare, Read
 from cluster.protocol.steps import Answers, Ask, Pause, Step
 from tests.coordination.three_nodes import GRACE_S, Cluster, Fate, form_cluster
 from tests.coordination.virtual_time import VirtualClock
@@ -170,14 +170,23 @@ async def test_nothing_is_sent_before_the_clocks_ceiling_is_on_disk_nor_after_th
     cluster = await form_cluster()
     node, asked = cluster.nodes[0], []
     node.disk.clear()
-    node.ballots.tick()
-    cluster.network.treat(Fate.SILENT, Read, then=lambda: asked.append(_now_s()))
-    in_time, too_late = Talk(cluster, _once(_read(2)), timeout_s=2), Talk(cluster, _once(_read(2)), timeout_s=0.5)
+    promise = Ask(Prepare(b"key", node.ballots.tick()), 2)
+    cluster.network.treat(Fate.SILENT, Prepare, then=lambda: asked.append(_now_s()))
+    in_time, too_late = Talk(cluster, _once(promise), timeout_s=2), Talk(cluster, _once(promise), timeout_s=0.5)
     assert await too_late.ended == ("expired", None)
     assert asked == []
     node.disk.set()
     await in_time.ended
     assert len(asked) == 2, "the conversation that was over asked too"
+
+
+async def test_a_read_waits_for_no_ceiling() -> None:
+    """It bears no ballot, and the disk may be full for ever."""
+    cluster = await form_cluster()
+    cluster.nodes[0].disk.clear()
+    cluster.nodes[0].ballots.tick()
+    how, _ = await Talk(cluster, _once(_read(3)), timeout_s=2).ended
+    assert how == "ended"
 
 
 async def test_pauses_grow_and_end_with_the_conversation() -> None:

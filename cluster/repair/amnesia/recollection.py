@@ -118,11 +118,14 @@ class Recollection:
         if standing is Standing.LOST:
             if not self._fitness.bars & Bar.RECOVERING:
                 self._begin_recovery()
-        elif is_unverified and standing is Standing.WHOLE and not self._is_noting:
-            self._is_noting = True
-            # On disk first: else others could come to remember more than the next run would begin with.
-            ticket = self._commits.set_fact(UNVERIFIED_FROM, b"")
-            self._commits.when(ticket, self._take_part)
+        elif is_unverified and standing is Standing.WHOLE:
+            # On disk first: else others could come to remember more than the next run would begin with, which costs a
+            # recovery. On a full disk that may take for ever, nothing is committed meanwhile, and reading is to go on.
+            if not self._is_noting:
+                self._is_noting = True
+                self._commits.when(self._commits.set_fact(UNVERIFIED_FROM, b""), self._take_part)
+            elif self._commits.is_full:
+                self._take_part()
         elif is_unverified and standing is Standing.UNVERIFIED:
             self._fitness.bar(Bar.UNVERIFIED, self.verification.question)
 
