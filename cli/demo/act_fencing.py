@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.demo.stage import Stage, nodes_environment
 from cli.demo.story import NotSeen, Story
-from cli.local.supervisor import dying_with
+from kvstore.node_process import dying_with
 
 if TYPE_CHECKING:
     from kvstore.client.values import Value

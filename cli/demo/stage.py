@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from cli.errors import CommandFailed
 from cli.local.layout import HOST, Layout, busy_ports
-from cli.local.supervisor import NodeProcess, Supervisor
+from cli.local.supervisor import Supervisor
 from cli.output import note
+from kvstore.node_process import NodeProcess
 
 if TYPE_CHECKING:  # imported when the story begins: `demo --help` needs no client
     from kvstore.client.asynchronous import AsyncClient

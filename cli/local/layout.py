@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.errors import CommandFailed, ExitCode
-from cli.local.supervisor import NodePlan
+from kvstore.node_process import NodePlan
 
 HOST = "127.0.0.1"
 PEER_PORT_OFFSET = 100

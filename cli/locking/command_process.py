@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from cli.local.supervisor import dying_with
+from kvstore.node_process import dying_with
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """What shells exit with when a command can't be started."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from cli.local.supervisor import dying_with
+from kvstore.node_process import dying_with
 from kvstore.readiness import unready_because
 from tests.cluster.ports import BLOCK, PortBlock
 
