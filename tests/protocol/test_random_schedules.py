@@ -216,7 +216,7 @@ class SeenFenceIsNotSettled(Proposer):
         return (record.ballot if record else NONE) == (base.ballot if base else NONE)
 
 
-class DeletionTakesFencesAlong(Acceptor):
+class DeletesFences(Acceptor):
     def fenced(self, record: Record, other: Record) -> Record:
         return record if record.value is None else super().fenced(record, other)
 
@@ -227,8 +227,12 @@ class PutThatDeletesFences(Put):
         return msgspec.structs.replace(record, fences=None) if record and record.value is None else record
 
 
-FENCED, WEAK_FENCED, MISSED_FENCE = PRESETS["fenced"], PRESETS["fenced and weak"], PRESETS["fenced, one missed it"]
-LOSSY_FENCED = Options(fenced=1.0, loss=0.2, relay=0.1, kinds=(0, 100, 0), concurrency=2, skew=4)
+WEAK_FENCED, MISSED_FENCE = PRESETS["fenced and weak"], PRESETS["fenced, one missed it"]
+FENCED_DELETES, PURGED_FENCES = replace(PRESETS["fenced"], deletes=0.4), PRESETS["fenced, deleted and purged"]
+LOSSY_FENCED = Options(
+    fenced=1.0, loss=0.2, crash=0.1, duplicate=0.0, relay=0.0, kinds=(0, 100, 0), calls=18, concurrency=3, skew=4,
+    own_first=0.7,
+)  # fmt: skip
 EXPIRING = PRESETS["expiring"]
 DELETIONS, WEAK_DELETIONS = PRESETS["deletions"], PRESETS["deletions and weak"]
 WEAK, COPIES, DUEL = PRESETS["weak, clocks far apart"], PRESETS["many copies"], PRESETS["two proposers and relays"]
@@ -252,17 +256,9 @@ MUTANTS = {
     "fences-lost-on-weak-write": (Rules(acceptor=FencesLostOnWeakWrite()), WEAK_FENCED, 4_000),
     "fences-not-joined-from-promises": (Rules(proposer=FencesNotJoinedFromPromises), MISSED_FENCE, 4_000),
     "same-ballot-brings-no-fences": (Rules(acceptor=SameBallotBringsNoFences()), WEAK_FENCED, 4_000),
-    "seen-fence-is-not-settled": (Rules(proposer=SeenFenceIsNotSettled), LOSSY_FENCED, 4_000),
-    "fence-dropped-on-delete": (
-        Rules(acceptor=DeletionTakesFencesAlong(), put=PutThatDeletesFences),
-        replace(FENCED, deletes=0.4),
-        4_000,
-    ),
-    "fenced-tombstone-is-purged": (
-        Rules(keeps_fenced_tombstones=False),
-        PRESETS["fenced, deleted and purged"],
-        4_000,
-    ),
+    "seen-fence-is-not-settled": (Rules(proposer=SeenFenceIsNotSettled), LOSSY_FENCED, 16_000),
+    "fence-dropped-on-delete": (Rules(acceptor=DeletesFences(), put=PutThatDeletesFences), FENCED_DELETES, 4_000),
+    "fenced-tombstone-is-purged": (Rules(keeps_fenced_tombstones=False), PURGED_FENCES, 4_000),
 }
 """Mutant -> what it breaks, the preset that shows it soonest, and the seeds within which it must be caught."""
 
