@@ -1,0 +1,341 @@
+"""Is each key one register? Its reads, puts, deletes, compare-and-sets and appends, translated for the search.
+
+A state of a key is a write of it: its value and the version that was told of it. What an operation accepts is the set
+of states that agree with all that it said:
+
+* a read, the states with its value, and with its version if it told one;
+* a compare-and-set that was done, those with the expected value or version;
+* a conflict, those with what it saw instead, and not with what was expected. A conflict that saw nothing: all others.
+
+So the model goes by values where only values were told, and by versions where those were. By values alone two writes
+of one value are the same state, and a reader may have read either: workloads write unique values, or record versions.
+A write whose version nobody knows may be the one with a version that no acknowledged write has. It is not tied to the
+first read that shows such a version, so of several such writes of one value a mistake between them can go unseen.
+
+Optional, at any time after their invocation, once or never: what is unknown, and every weak write, whatever was said
+of it. Left out: what is proved not done, reads without an answer, and optional writes that no observer accepts. The
+last is sound: take an order with such a write. The next change after it is blind, for one with a condition would be
+an observer that accepts it; and nobody in between observes. Without the write the order explains everything still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import orjson
+from msgspec import UNSET
+
+from kvstore.verify.checkers.linearizability import UNSEEN, Search, State, Step
+from kvstore.verify.history import History, Kind, Operation, Outcome
+from kvstore.verify.verdict import Finding, Judgement, Verdict
+
+NAME: Final = "linearizability"
+WRITES: Final = frozenset((Kind.PUT, Kind.DELETE, Kind.CAS, Kind.FENCED_PUT, Kind.WEAK_PUT, Kind.WEAK_DELETE))
+WEAK: Final = frozenset((Kind.WEAK_PUT, Kind.WEAK_DELETE))
+KINDS: Final = frozenset((*WRITES, Kind.READ, Kind.APPEND))
+FIRST_ROUND: Final = 2_000
+ROUND_GROWS: Final = 5
+ABSENT: Final = 0
+"""The state of a key that is not there."""
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """When a search gives up. A step is a few microseconds, and about 200 bytes of memory."""
+
+    steps_per_key: int = 5_000_000
+    steps: int = 20_000_000
+    """For all keys together."""
+    is_over: Callable[[], bool] = lambda: False
+    """Asked now and then: a deadline, say."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A state, before those that nobody can tell apart are made one."""
+
+    value: State
+    version: Any
+    """UNSET when nobody told."""
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """What an observer says of the state it met."""
+
+    value: Any = UNSET
+    version: Any = UNSET
+    but_value: Any = UNSET
+    but_version: Any = UNSET
+
+
+class Translation:
+    """One key's operations, as steps of a search."""
+
+    def __init__(self, operations: Sequence[Operation], initial: Any = None) -> None:
+        self.operations = [operation for operation in operations if says_something(operation)]
+        self._is_text = any(operation.kind == Kind.APPEND for operation in self.operations)
+        if self._is_text:
+            self.steps = [_text_step(operation) for operation in self.operations]
+            self.states: frozenset[State] = frozenset(("" if initial is None else initial,))
+            self.initial: State = "" if initial is None else initial
+            self.unseen: list[Operation] = []
+            return
+        self._known_versions = {
+            operation.version
+            for operation in self.operations
+            if operation.kind in WRITES and operation.outcome is not Outcome.CONFLICT and _has(operation.version)
+        }
+        self._value_of_version = _values_of_versions(self.operations)
+        places: dict[_Place, int] = {_Place(_token(initial), None if initial is None else UNSET): ABSENT}
+        targets = [self._target(operation, places) for operation in self.operations]
+        accepts = [self._accepts(operation, places) for operation in self.operations]
+        self._join(targets, accepts)
+
+    def search(self, any_beginning: bool = False) -> Search:
+        """A new search. any_beginning: the key may have held anything at the beginning."""
+        return Search(self.steps, self.states if any_beginning else (self.initial,))
+
+    def _target(self, operation: Operation, places: dict[_Place, int]) -> int | None:
+        if operation.kind == Kind.READ or operation.outcome is Outcome.CONFLICT:
+            return None
+        value = None if operation.kind in (Kind.DELETE, Kind.WEAK_DELETE) else operation.argument
+        place = _Place(_token(value), None) if value is None else _Place(_token(value), operation.version)
+        return places.setdefault(place, len(places))
+
+    def _accepts(self, operation: Operation, places: Mapping[_Place, int]) -> frozenset[State] | None:
+        claim = _claim_of(operation)
+        if claim is None:
+            return None
+        return frozenset(number for place, number in places.items() if self._agrees(place, claim))
+
+    def _agrees(self, place: _Place, claim: _Claim) -> bool:
+        if claim.value is not UNSET and place.value != claim.value:
+            return False
+        if claim.version is not UNSET and not self._may_have(place, claim.version):
+            return False
+        if claim.but_value is not UNSET and place.value == claim.but_value:
+            return False
+        return claim.but_version is UNSET or place.version is UNSET or place.version != claim.but_version
+
+    def _may_have(self, place: _Place, version: Any) -> bool:
+        if place.version is not UNSET:
+            return bool(place.version == version)
+        if version is None or version in self._known_versions:
+            return False
+        return bool(self._value_of_version.get(version, place.value) == place.value)
+
+    def _join(self, targets: list[int | None], accepts: list[frozenset[State] | None]) -> None:
+        """Drops optional writes that nobody accepts, and makes one of all states that the same observers accept."""
+        kept = list(range(len(self.operations)))
+        while True:
+            observers: dict[State | None, list[int]] = {}
+            for index in kept:
+                for state in accepts[index] or ():
+                    observers.setdefault(state, []).append(index)
+            useless = {
+                index
+                for index in kept
+                if targets[index] is not None
+                and is_optional(self.operations[index])
+                and targets[index] not in observers
+            }
+            if not useless:
+                break
+            kept = [index for index in kept if index not in useless]
+        names: dict[tuple[int, ...], int] = {}
+        everywhere: set[State] = {ABSENT, *(target for target in targets if target is not None)}
+        one: dict[State | None, int] = {
+            state: names.setdefault(tuple(observers[state]), len(names)) if state in observers else UNSEEN
+            for state in everywhere
+        }
+        self.operations = [self.operations[index] for index in kept]
+        self.steps = []
+        self.unseen = []
+        for index, operation in zip(kept, self.operations, strict=True):
+            accepted, target = accepts[index], targets[index]
+            self.steps.append(
+                Step(
+                    operation.invoked,
+                    None if is_optional(operation) else operation.completed,
+                    None if accepted is None else frozenset(one[state] for state in accepted),
+                    None if target is None else one[target],
+                )
+            )
+            if target is not None and one[target] == UNSEEN:
+                self.unseen.append(operation)
+        self.initial = one[ABSENT]
+        self.states = frozenset(one.values()) | {UNSEEN}
+
+
+def says_something(operation: Operation) -> bool:
+    """Whether the operation constrains a register, or may change it."""
+    if operation.kind not in KINDS or operation.outcome is Outcome.FAIL:
+        return False
+    if operation.kind == Kind.READ:
+        return operation.outcome is Outcome.OK and (_has(operation.result) or _has(operation.version))
+    if operation.outcome is Outcome.CONFLICT:
+        return operation.kind == Kind.CAS or (operation.kind in (Kind.PUT, Kind.DELETE) and _saw(operation))
+    return True
+
+
+def is_optional(operation: Operation) -> bool:
+    """Whether it takes effect at some time after its invocation, or never."""
+    return operation.kind in WEAK or operation.is_open
+
+
+def _saw(operation: Operation) -> bool:
+    return operation.result is not UNSET or operation.version is not UNSET
+
+
+def _has(told: Any) -> bool:
+    return told is not UNSET
+
+
+def _claim_of(operation: Operation) -> _Claim | None:
+    if operation.kind == Kind.READ:
+        return _Claim(*_seen(operation))
+    if operation.outcome is Outcome.CONFLICT:
+        value, version = _seen(operation)
+        expected = operation.expected if operation.expected is UNSET else _token(operation.expected)
+        return _Claim(value, version, expected, operation.expected_version)
+    if operation.kind != Kind.CAS:
+        return None
+    if operation.expected_version is not UNSET:
+        if operation.expected_version is None:
+            return _Claim(_token(None))
+        return _Claim(version=operation.expected_version)
+    return _Claim(_token(None if operation.expected is UNSET else operation.expected))
+
+
+def _seen(operation: Operation) -> tuple[Any, Any]:
+    """(value, version) that was told; an absent key has neither."""
+    value = operation.result if operation.result is UNSET else _token(operation.result)
+    if operation.result is None or (operation.result is UNSET and operation.version is None):
+        return _token(None), UNSET
+    return value, operation.version
+
+
+def _values_of_versions(operations: Iterable[Operation]) -> dict[Any, State]:
+    return {
+        operation.version: _token(operation.result)
+        for operation in operations
+        if operation.kind == Kind.READ and _has(operation.version) and _has(operation.result)
+    }
+
+
+def _token(value: Any) -> State:
+    """The value as something that can be compared: 1, true and "1" differ."""
+    if value is None or isinstance(value, str):
+        return value
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def _text_step(operation: Operation) -> Step:
+    """Where texts are appended to, a state is the text; versions are not looked at."""
+    completed = None if is_optional(operation) else operation.completed
+    if operation.kind == Kind.READ:
+        return Step(operation.invoked, completed, frozenset((_text(operation.result),)))
+    if operation.kind == Kind.APPEND:
+        return Step(operation.invoked, completed, appends=_text(operation.argument))
+    if operation.kind == Kind.CAS:
+        raise NotImplementedError("append and cas on one key")
+    value = None if operation.kind in (Kind.DELETE, Kind.WEAK_DELETE) else operation.argument
+    return Step(operation.invoked, completed, target=_text(value))
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def per_key(history: Iterable[Operation]) -> dict[str, list[Operation]]:
+    """The operations on registers, by key."""
+    keys: dict[str, list[Operation]] = {}
+    for operation in history:
+        if operation.kind in KINDS:
+            keys.setdefault(operation.key, []).append(operation)
+    return keys
+
+
+Explain = Callable[[Sequence[Operation], Any, int], Finding]
+"""(a key's operations, the initial value, the completion that nothing explains) -> what to tell."""
+
+
+def check(
+    history: History,
+    *,
+    initial: Any = None,
+    budget: Budget | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    explain: Explain | None = None,
+    findings_max: int = 1,
+) -> Judgement:
+    """Whether each key's operations have an order that explains all answers.
+
+    Keys are searched in rounds, each with more steps a key than the last, so that a key without an order is found
+    although another is hard. It ends with the first `findings_max` keys that have none.
+    """
+    budget = budget or Budget()
+    keys = per_key(history)
+    searches: dict[str, Search | None] = dict.fromkeys(keys)
+    findings: list[Finding] = []
+    undecided = list(keys)
+    judged = sum(map(len, keys.values()))
+    left, slice_of = budget.steps, min(FIRST_ROUND, budget.steps_per_key)
+    while undecided and left > 0 and not budget.is_over() and len(findings) < findings_max:
+        still: list[str] = []
+        for number, key in enumerate(undecided):
+            if left <= 0 or len(findings) >= findings_max or (number % 64 == 0 and budget.is_over()):
+                still.extend(undecided[number:])
+                break
+            search = searches[key] or Translation(keys[key], initial).search()
+            before = search.steps
+            answer = _run(search, min(slice_of - before, left), budget)
+            left -= search.steps - before
+            if answer is None:
+                searches[key] = search
+                still.append(key)
+                continue
+            searches[key] = None
+            progress(len(keys) - len(undecided) + number + 1 - len(still), len(keys))
+            if not answer:
+                tell = explain or _bare_finding
+                findings.append(tell(keys[key], initial, search.stuck_at))
+        undecided = still
+        if slice_of >= budget.steps_per_key:
+            break
+        slice_of = min(slice_of * ROUND_GROWS, budget.steps_per_key)
+    verdict = Verdict.VIOLATED if findings else Verdict.UNDECIDED if undecided or not judged else Verdict.VALID
+    return Judgement(NAME, verdict, tuple(findings), tuple(undecided), _notes(keys), judged, len(keys))
+
+
+SLICE: Final = 20_000
+"""Steps between two looks at the clock."""
+
+
+def _run(search: Search, steps: int, budget: Budget) -> bool | None:
+    while steps > 0:
+        at_once = min(steps, SLICE)
+        answer = search.run(at_once)
+        if answer is not None:
+            return answer
+        steps -= at_once
+        if budget.is_over():
+            break
+    return search.answer
+
+
+def _bare_finding(operations: Sequence[Operation], initial: Any, stuck_at: int) -> Finding:
+    shown = tuple(operation for operation in operations if operation.invoked <= stuck_at)
+    return Finding(NAME, operations[0].key, "No order of these operations explains all answers.", shown, False)
+
+
+def _notes(keys: Mapping[str, Sequence[Operation]]) -> tuple[str, ...]:
+    everything = [operation for operations in keys.values() for operation in operations]
+    if not everything:
+        return ("there are no operations on registers",)
+    if not any(operation.outcome in (Outcome.OK, Outcome.CONFLICT) and _saw(operation) for operation in everything):
+        return ("nothing was ever observed: no read and no conflict has an answer, so nothing was put to the test",)
+    return ()
