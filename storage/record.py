@@ -58,6 +58,12 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
             return self
         return Record(self.ballot, self.origin, self.weak, self.value, self.content_type, self.expires_at_ms, together)
 
+    def without_fences(self) -> Record:
+        """The write alone, without what the key has seen; itself (`is`) where that is nothing."""
+        if self.fences is None:
+            return self
+        return Record(self.ballot, self.origin, self.weak, self.value, self.content_type, self.expires_at_ms)
+
     def is_expired(self, now_ms: int) -> bool:
         """Whether its value counts as a tombstone at that Unix time in milliseconds."""
         return 0 < self.expires_at_ms <= now_ms

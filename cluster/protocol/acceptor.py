@@ -79,6 +79,7 @@ class Acceptor:
         displaced = held if self.displaces(held, record) else None
         if held is not None and held.fences is not None:
             record = self.fenced(record, held)
+            displaced = displaced and displaced.without_fences()  # they stay here
         return Decision(ReplicaState(promised, record), Accepted(promised == message.next_ballot), displaced)
 
     def accept_again(self, state: ReplicaState, message: Accept) -> Decision:

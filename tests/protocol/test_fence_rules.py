@@ -91,6 +91,13 @@ def test_the_same_ballot_keeps_the_value_that_is_here() -> None:
     assert after.record == record(5, b"v", lock=7)
 
 
+def test_what_is_pushed_out_leaves_its_fences_here() -> None:
+    held = accept(accept(ReplicaState(), record(5, lock=7)), record(9, b"weak", weak=True))
+    decision = ACCEPTOR.accept(held, Accept(b"k", record(12), NONE))
+    assert decision.displaced == record(9, b"weak", weak=True)
+    assert fences_of(decision.state) == {"lock": 7}
+
+
 def test_what_is_refused_brings_nothing() -> None:
     held = accept(ReplicaState(), record(9))
     decision = ACCEPTOR.accept(held, Accept(b"k", record(5, lock=7), NONE))
