@@ -36,10 +36,10 @@ NAME: Final = "linearizability"
 WRITES: Final = frozenset((Kind.PUT, Kind.DELETE, Kind.CAS, Kind.FENCED_PUT, Kind.WEAK_PUT, Kind.WEAK_DELETE))
 WEAK: Final = frozenset((Kind.WEAK_PUT, Kind.WEAK_DELETE))
 KINDS: Final = frozenset((*WRITES, Kind.READ, Kind.APPEND))
+STRONG: Final = KINDS - WEAK - {Kind.FENCED_PUT}
+"""What promises an order."""
 FIRST_ROUND: Final = 2_000
 ROUND_GROWS: Final = 5
-ABSENT: Final = 0
-"""The state of a key that is not there."""
 
 
 class Budget(msgspec.Struct, frozen=True):
@@ -61,6 +61,10 @@ class _Place:
     """UNSET when nobody told."""
 
 
+class _Else:
+    """A value or version that is none of those in the history. It equals itself alone."""
+
+
 @dataclass(frozen=True)
 class _Claim:
     """What an observer says of the state it met."""
@@ -74,14 +78,14 @@ class _Claim:
 class Translation:
     """One key's operations, as steps of a search."""
 
-    def __init__(self, operations: Sequence[Operation], initial: Any = None) -> None:
+    def __init__(self, operations: Sequence[Operation], initial: Any = None, *, any_beginning: bool = False) -> None:
+        """any_beginning: the key may have held anything at the beginning, instead of `initial`."""
         self.operations = [operation for operation in operations if says_something(operation)]
         self._is_text = any(operation.kind == Kind.APPEND for operation in self.operations)
         if self._is_text:
             self.steps = [_text_step(operation) for operation in self.operations]
-            self.states: frozenset[State] = frozenset(("" if initial is None else initial,))
-            self.initial: State = "" if initial is None else initial
             self.unseen: list[Operation] = []
+            self.beginnings = self._texts() if any_beginning else {"" if initial is None else initial}
             return
         self._known_versions = {
             operation.version
@@ -89,14 +93,32 @@ class Translation:
             if operation.kind in WRITES and operation.outcome is not Outcome.CONFLICT and _has(operation.version)
         }
         self._value_of_version = _values_of_versions(self.operations)
-        places: dict[_Place, int] = {_Place(_token(initial), None if initial is None else UNSET): ABSENT}
+        places: dict[_Place, int] = {_Place(_token(initial), None if initial is None else UNSET): 0}
+        if any_beginning:
+            for place in self._anything():
+                places.setdefault(place, len(places))
+        beginnings = set(places.values())
         targets = [self._target(operation, places) for operation in self.operations]
         accepts = [self._accepts(operation, places) for operation in self.operations]
-        self._join(targets, accepts)
+        self._join(targets, accepts, beginnings)
 
-    def search(self, any_beginning: bool = False) -> Search:
-        """A new search. any_beginning: the key may have held anything at the beginning."""
-        return Search(self.steps, self.states if any_beginning else (self.initial,))
+    def search(self) -> Search:
+        """A new search."""
+        return Search(self.steps, self.beginnings)
+
+    def _anything(self) -> Iterable[_Place]:
+        """What a key may have held before the first operation: what somebody claims to have seen, or something else."""
+        yield _Place(_Else(), _Else())
+        for operation in self.operations:
+            claim = _claim_of(operation)
+            if claim is not None and (claim.value is not UNSET or claim.version is not UNSET):
+                value = self._value_of_version.get(claim.version, _Else()) if claim.value is UNSET else claim.value
+                yield _Place(value, None if value is None else claim.version)
+
+    def _texts(self) -> set[State]:
+        """The same for texts: the beginning of a text that is read, or something else."""
+        read = [str(state) for step in self.steps for state in step.accepts or ()]
+        return {"\0", *(text[:length] for text in read for length in range(len(text) + 1))}
 
     def _target(self, operation: Operation, places: dict[_Place, int]) -> int | None:
         if operation.kind == Kind.READ or operation.outcome is Outcome.CONFLICT:
@@ -127,7 +149,7 @@ class Translation:
             return False
         return bool(self._value_of_version.get(version, place.value) == place.value)
 
-    def _join(self, targets: list[int | None], accepts: list[frozenset[State] | None]) -> None:
+    def _join(self, targets: list[int | None], accepts: list[frozenset[State] | None], beginnings: set[int]) -> None:
         """Drops optional writes that nobody accepts, and makes one of all states that the same observers accept."""
         kept = list(range(len(self.operations)))
         while True:
@@ -146,7 +168,7 @@ class Translation:
                 break
             kept = [index for index in kept if index not in useless]
         names: dict[tuple[int, ...], int] = {}
-        everywhere: set[State] = {ABSENT, *(target for target in targets if target is not None)}
+        everywhere: set[State] = {*beginnings, *(target for target in targets if target is not None)}
         one: dict[State | None, int] = {
             state: names.setdefault(tuple(observers[state]), len(names)) if state in observers else UNSEEN
             for state in everywhere
@@ -166,8 +188,7 @@ class Translation:
             )
             if target is not None and one[target] == UNSEEN:
                 self.unseen.append(operation)
-        self.initial = one[ABSENT]
-        self.states = frozenset(one.values()) | {UNSEEN}
+        self.beginnings = {one[state] for state in beginnings}
 
 
 def says_something(operation: Operation) -> bool:
@@ -339,3 +360,8 @@ def _notes(keys: Mapping[str, Sequence[Operation]]) -> tuple[str, ...]:
     if not any(operation.outcome in (Outcome.OK, Outcome.CONFLICT) and _saw(operation) for operation in everything):
         return ("nothing was ever observed: no read and no conflict has an answer, so nothing was put to the test",)
     return ()
+
+
+def needs_search(history: Iterable[Operation]) -> bool:
+    """Whether there is something that promises an order. Weak writes alone do not."""
+    return any(operation.kind in STRONG for operation in history)

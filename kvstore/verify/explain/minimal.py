@@ -1,0 +1,180 @@
+"""Of a key whose operations have no order, as few of them as have none by themselves.
+
+Only what is sound is left out: if all operations had an order, those that are left would have one.
+
+* *A read or a conflict.* It changes nothing; without it fewer answers must be explained.
+* *A write whose state nobody accepts.* The next change after it is blind, or there is none: without it nobody would
+  notice. So with the last reader of a write the write can go.
+* *Everything after* the completion that the search got stuck at. What was under way then becomes open.
+* *Everything before* some moment, if the key may have held anything at that moment. What was under way then may have
+  been done before, so writes become optional, and answers count no more. Used where the rest is still long.
+
+What comes out is minimal: none of it could be left out in these ways, and not always the smallest of all such sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET
+
+from kvstore.verify.checkers.registers import NAME, Translation, says_something
+from kvstore.verify.explain.text import told
+from kvstore.verify.history import Kind, Operation, Outcome
+from kvstore.verify.verdict import Finding
+
+TRIAL_STEPS: Final = 20_000
+"""A trial that takes longer counts as "has an order": then the operations stay."""
+ALL_STEPS: Final = 3_000_000
+"""For all trials together: some ten seconds at most."""
+FEW: Final = 4
+"""So few need no cutting off of what came before."""
+LONG: Final = 250
+"""So many are first cut off in front."""
+
+
+@dataclass
+class _Trials:
+    """Asks whether operations have an order, within a budget for all such questions."""
+
+    initial: Any
+    left: int = ALL_STEPS
+    is_cut_short: bool = False
+
+    def have_none(self, operations: Sequence[Operation], any_beginning: bool) -> bool:
+        """Whether it is sure that there is no order."""
+        if self.left <= 0:
+            self.is_cut_short = True
+            return False
+        search = Translation(operations, self.initial, any_beginning=any_beginning).search()
+        answer = search.run(min(TRIAL_STEPS, self.left))
+        self.left -= search.steps + len(operations)
+        return answer is False
+
+
+def explain_register(operations: Sequence[Operation], initial: Any, stuck_at: int) -> Finding:
+    """What to tell of a key's operations, whose completion at `stuck_at` nothing explains."""
+    trials = _Trials(initial)
+    until = [open_ for operation in operations if (open_ := _until(operation, stuck_at)) is not None]
+    shown: list[Operation] = []
+    any_beginning = False
+    if len(until) <= LONG:
+        shown = _fewest(until, trials, any_beginning=False)
+    if not shown or len(shown) > FEW:
+        since = _latest_beginning(until, trials)
+        if since is not None:
+            fewer = _fewest(since, trials, any_beginning=True)
+            if not shown or len(fewer) < len(shown):
+                shown, any_beginning = fewer, True
+    shown = shown or until
+    return _finding(operations, shown, trials, any_beginning)
+
+
+def _until(operation: Operation, moment: int) -> Operation | None:
+    """What can be said of it at that moment."""
+    if operation.invoked > moment:
+        return None
+    return operation if operation.completed is None or operation.completed <= moment else _opened(operation)
+
+
+def _since(operation: Operation, moment: int) -> Operation | None:
+    """What is left of it where one looks from that moment on."""
+    if operation.completed is not None and operation.completed < moment:
+        return None
+    return operation if operation.invoked >= moment else _opened(operation)
+
+
+def _opened(operation: Operation) -> Operation | None:
+    if operation.kind == Kind.READ or operation.outcome in (Outcome.CONFLICT, Outcome.FAIL):
+        return None
+    return msgspec.structs.replace(operation, completed=None, end=None, outcome=Outcome.UNKNOWN)
+
+
+def _latest_beginning(operations: Sequence[Operation], trials: _Trials) -> list[Operation] | None:
+    """The operations from the latest moment on from which there is no order, whatever the key held."""
+    moments = sorted(operation.invoked for operation in operations)
+    low, high = 0, len(moments)  # from moments[low] on there is none, if from anywhere
+    best: list[Operation] | None = None
+    while low < high:
+        middle = (low + high) // 2
+        since = [left for operation in operations if (left := _since(operation, moments[middle])) is not None]
+        if trials.have_none(since, any_beginning=True):
+            best, low = since, middle + 1
+        else:
+            high = middle
+    return best
+
+
+def _fewest(operations: Sequence[Operation], trials: _Trials, any_beginning: bool) -> list[Operation]:
+    """Leaves out from the front first, and from the back first: whichever comes to less."""
+    forward = _leave_out(operations, trials, any_beginning, latest_first=False)
+    backward = _leave_out(operations, trials, any_beginning, latest_first=True)
+    return min(forward, backward, key=len)
+
+
+def _leave_out(
+    operations: Sequence[Operation], trials: _Trials, any_beginning: bool, latest_first: bool
+) -> list[Operation]:
+    """In larger parts first, then one by one, until nothing more can go."""
+    left = Translation(operations, trials.initial, any_beginning=any_beginning).operations
+    part = max(len(left) // 2, 1)
+    while True:
+        candidates = _can_go(left, trials.initial, any_beginning)
+        if latest_first:
+            candidates.reverse()
+        before = len(left)
+        for start in range(0, len(candidates), part):
+            going = set(candidates[start : start + part])
+            fewer = [operation for operation in left if operation.invoked not in going]
+            if trials.have_none(fewer, any_beginning):
+                left = fewer
+        if part == 1 and len(left) == before:
+            return left
+        part = max(part // 2, 1)
+
+
+def _can_go(operations: Sequence[Operation], initial: Any, any_beginning: bool) -> list[int]:
+    """Those that may be left out, each alone or several at once, by their places in the order of invocation."""
+    unseen = {op.invoked for op in Translation(operations, initial, any_beginning=any_beginning).unseen}
+    return [
+        op.invoked
+        for op in operations
+        if op.kind == Kind.READ or op.outcome is Outcome.CONFLICT or op.invoked in unseen
+    ]
+
+
+def _finding(
+    operations: Sequence[Operation], shown: Sequence[Operation], trials: _Trials, any_beginning: bool
+) -> Finding:
+    original = {operation.invoked: operation for operation in operations}
+    as_told = tuple(original[operation.invoked] for operation in sorted(shown, key=lambda op: op.invoked))
+    key = operations[0].key
+    stranger = _stranger(operations, shown)
+    if stranger is not None:
+        what = f"{told(stranger)}: nobody had written that."
+        as_told, any_beginning = (stranger,), False
+    elif len(as_told) == 1:
+        what = f"{told(as_told[0])}: that can't be, by itself."
+    else:
+        what = f"No order of these {len(as_told)} operations explains what they were told"
+        what += ", whatever the key held before." if any_beginning else "."
+    details = {
+        "any_beginning": any_beginning,
+        "answer_not_needed": [op.invoked for op in shown if op.is_open and not original[op.invoked].is_open],
+    }
+    return Finding(NAME, key, what, as_told, is_minimal=not trials.is_cut_short, details=details)
+
+
+def _stranger(operations: Sequence[Operation], shown: Sequence[Operation]) -> Operation | None:
+    """The observer of a value or version that comes from nobody, where it is that simple."""
+    observers = [op for op in shown if op.kind == Kind.READ and says_something(op)]
+    if len(observers) != 1 or any(op.kind == Kind.APPEND for op in operations):
+        return None
+    read = observers[0]
+    earlier = [op for op in operations if op.invoked < (read.completed or 0) and op.kind != Kind.READ]
+    if read.result is UNSET or read.result is None or any(op.argument == read.result for op in earlier):
+        return None
+    return read
