@@ -26,6 +26,7 @@ PRESETS = {
     "forgetful, with weak writes": Options(weak=0.25, skew=400),
     "forgetful, fenced": Options(fenced=0.6, weak=0.35, relay=0.15, kinds=(20, 60, 20), skew=100),
     "forgetful, a fence that one missed": Options(fenced=0.8, kinds=(20, 70, 10), calls=8, begins_missed=True),
+    "forgetful, read under fences": Options(fenced=0.7, fenced_reads=0.7, weak=0.2, relay=0.15, kinds=(45, 45, 10)),
 }
 AMNESIA = 0.03
 """Chance per message that some replica forgets: about three times a schedule."""

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from cluster.protocol.acceptor import Acceptor, Decision
-from cluster.protocol.changes import Put
+from cluster.protocol.changes import Put, Settle
 from cluster.protocol.messages import Accept, Accepted, Answer, Refused
 from cluster.protocol.prepared import Prepared, PreparedBallots
 from cluster.protocol.proposer import Proposer, Refuted
@@ -80,6 +80,25 @@ PRESETS = {
         weak=0.25,
         relay=0.15,
         kinds=(15, 65, 20),
+        calls=12,
+    ),
+    "read under fences": Options(fenced=0.7, fenced_reads=0.7, relay=0.15, kinds=(45, 45, 10)),
+    "read under fences, and weak": Options(
+        fenced=0.6, fenced_reads=0.7, weak=0.35, relay=0.15, kinds=(45, 45, 10), skew=100
+    ),
+    "read under fences, one missed it": Options(
+        fenced=0.8, fenced_reads=0.8, relay=0.2, kinds=(45, 45, 10), calls=8, begins_missed=True
+    ),
+    "read under fences, deleted and purged": Options(
+        fenced=0.2,
+        fenced_reads=0.3,
+        deletes=0.5,
+        expiring=0.2,
+        purges=0.25,
+        restarts=0.02,
+        weak=0.25,
+        relay=0.15,
+        kinds=(45, 45, 10),
         calls=12,
     ),
 }
@@ -227,12 +246,61 @@ class PutThatDeletesFences(Put):
         return msgspec.structs.replace(record, fences=None) if record and record.value is None else record
 
 
+class FencedReadMarksNobody(Proposer):
+    """A fenced read that is a read."""
+
+    def marked(self, base: Record | None, ballot: int) -> Record | None:
+        return base
+
+
+class FencedReadIsToldAtOnce(Proposer):
+    """The reader need not wait: its mark is under way."""
+
+    def _accept(self, ballot, base, record):  # type: ignore[no-untyped-def]
+        ended = yield from super()._accept(ballot, base, record)
+        is_marking = isinstance(self.change, Settle) and self.change.fence is not None
+        return Refuted(base, ()) if is_marking and ended is None else ended
+
+
+class MarkIsAWrite(Settle):
+    """It is proposed, so it has an origin of its own."""
+
+    def marked(self, base: Record | None, ballot: int, floor: int) -> Record | None:
+        marked = super().marked(base, ballot, floor)
+        return marked if marked is base or marked is None else msgspec.structs.replace(marked, origin=ballot)
+
+
+class MarkOfNothingIsADeletion(Settle):
+    """Where there is nothing, the mark is a deletion like any other."""
+
+    def marked(self, base: Record | None, ballot: int, floor: int) -> Record | None:
+        return super().marked(base, ballot, ballot)
+
+
+class MarkIsOlderThanTheFloor(Settle):
+    def marked(self, base: Record | None, ballot: int, floor: int) -> Record | None:
+        return super().marked(base, ballot, NONE)
+
+
+class PreparedUnderOtherFences(PreparedBallots):
+    """Promise and record are what counts."""
+
+    def take(self, key: bytes) -> Prepared | None:
+        found, state = self._ballots.pop(key, None), self._own_state(key)
+        if found is None or state is None or state.record is None:
+            return None
+        return Prepared(found[0], state.record) if (state.promised, state.ballot) == found[:2] else None
+
+
 WEAK_FENCED, MISSED_FENCE = PRESETS["fenced and weak"], PRESETS["fenced, one missed it"]
 FENCED_DELETES, PURGED_FENCES = replace(PRESETS["fenced"], deletes=0.4), PRESETS["fenced, deleted and purged"]
 LOSSY_FENCED = Options(
     fenced=1.0, loss=0.2, crash=0.1, duplicate=0.0, relay=0.0, kinds=(0, 100, 0), calls=18, concurrency=3, skew=4,
     own_first=0.7,
 )  # fmt: skip
+READ_FENCED, WEAK_READ_FENCED = PRESETS["read under fences"], PRESETS["read under fences, and weak"]
+PURGED_READ_FENCED = PRESETS["read under fences, deleted and purged"]
+MISSED_READ_FENCED = PRESETS["read under fences, one missed it"]
 EXPIRING = PRESETS["expiring"]
 DELETIONS, WEAK_DELETIONS = PRESETS["deletions"], PRESETS["deletions and weak"]
 WEAK, COPIES, DUEL = PRESETS["weak, clocks far apart"], PRESETS["many copies"], PRESETS["two proposers and relays"]
@@ -259,6 +327,12 @@ MUTANTS = {
     "seen-fence-is-not-settled": (Rules(proposer=SeenFenceIsNotSettled), LOSSY_FENCED, 16_000),
     "fence-dropped-on-delete": (Rules(acceptor=DeletesFences(), put=PutThatDeletesFences), FENCED_DELETES, 4_000),
     "fenced-tombstone-is-purged": (Rules(keeps_fenced_tombstones=False), PURGED_FENCES, 4_000),
+    "fenced-read-marks-nobody": (Rules(proposer=FencedReadMarksNobody), READ_FENCED, 4_000),
+    "fenced-read-is-told-at-once": (Rules(proposer=FencedReadIsToldAtOnce), READ_FENCED, 4_000),
+    "mark-supersedes-weak-writes": (Rules(settle=MarkIsAWrite), WEAK_READ_FENCED, 4_000),
+    "mark-of-nothing-is-a-deletion": (Rules(settle=MarkOfNothingIsADeletion), PURGED_READ_FENCED, 4_000),
+    "mark-is-older-than-the-floor": (Rules(settle=MarkIsOlderThanTheFloor), PURGED_READ_FENCED, 4_000),
+    "prepared-under-other-fences": (Rules(prepared=PreparedUnderOtherFences), MISSED_READ_FENCED, 8_000),
 }
 """Mutant -> what it breaks, the preset that shows it soonest, and the seeds within which it must be caught."""
 

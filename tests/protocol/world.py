@@ -1,11 +1,12 @@
 """Random schedules over the real acceptor, proposer and readers: one key, three replicas, three coordinators.
 
-Messages are lost, duplicated and reordered; coordinators crash between two rounds; replicas copy records to one
-another at any moment (read repair, hints, anti-entropy); clocks are skewed; values expire; nodes restart; holders of a
-lock write under its fence, some of them after another has got it; floors are raised step by step between all that, up
-to the very present. When the schedule ends the network heals and three more things must hold: the replicas are equal,
-no acknowledged weak write gave way to an older one, and no write was chosen over a higher fence. Then all is purged,
-every accept that was ever sent arrives once more at every replica, and a last read must fit the history.
+Messages are lost, duplicated and reordered; coordinators crash between two rounds; replicas copy records to one another
+at any moment (read repair, hints, anti-entropy); clocks are skewed; values expire; nodes restart; holders of a lock
+read and write under its fence, some of them after another has got it; floors are raised step by step between all that,
+up to the very present. When the schedule ends the network heals and three more things must hold: the replicas are
+equal, no acknowledged weak write gave way to an older one, or to what nobody wrote, and no write was chosen over a
+higher fence, whether that had been written or only read under. Then all is purged, every accept that was ever sent
+arrives once more at every replica, and a last read must fit the history.
 
 A world is one seed. It is broken on purpose by handing it a subclass with one rule missing.
 """
@@ -60,6 +61,7 @@ class Options:
     restarts: float = 0.0  # chance per step that a node restarts
     expiring: float = 0.0  # share of the writes whose value expires
     fenced: float = 0.0  # share of the strong writes that bear a fence
+    fenced_reads: float = 0.0  # share of the reads that do
     away: float = 0.0  # chance per message that another replica, or none, is cut off from then on
     begins_missed: bool = False  # begins with a fenced write that one replica has missed, and a weak one that none has
 
@@ -81,6 +83,7 @@ class Rules:
     seals: bool = True
     settles_expiry: bool = True
     put: type[Put] = Put
+    settle: type[Settle] = Settle
     keeps_fenced_tombstones: bool = True
 
 
@@ -182,7 +185,10 @@ class World:
         self.seen: tuple[str | None, int | None] = (None, None)  # value and version last read
         self.away: int | None = None  # whom no message reaches
         self.granted = 0  # the highest fence of the one lock
-        self.fences_told: list[tuple[int, bool, int]] = []  # origin, whether a write was refused there, fence
+        self.fences_told: list[tuple[int, bool, int]] = []  # origin, whether it was only seen there, fence
+        self.fence_of_write: dict[int, int] = {}  # of strong writes that may have been applied, by origin
+        self.written: set[int] = set()  # origins of all writes that may have been applied
+        self.settled: set[int] = set()  # origins that somebody was told to be on a majority
 
     def run(self) -> None:
         if self.options.begins_missed:
@@ -218,6 +224,7 @@ class World:
                 replica.handle(Accept(KEY, first, NONE))
             replica.handle(Accept(KEY, Record(weak, weak, True, b"second"), NONE))
         self.fences_told.append((fenced, False, self.granted))
+        self.written |= {fenced, weak}
         self.history.append(Call("put", "first", None, 1, 2, "ok"))
         self.history.append(Call("weak", "second", None, 3))
         self.now = 3
@@ -245,6 +252,15 @@ class World:
         """That of a new holder, of the present one, or of one who does not know yet that it is none any more."""
         if not self.options.fenced or self.random.random() >= self.options.fenced:
             return None
+        return self._some_fence()
+
+    def _readers_fence(self) -> Fence | None:
+        """The same for a read."""
+        if not self.options.fenced_reads or self.random.random() >= self.options.fenced_reads:
+            return None
+        return self._some_fence()
+
+    def _some_fence(self) -> Fence:
         if not self.granted or self.random.random() < 0.4:
             self.granted += 1
             return Fence(LOCK, self.granted)
@@ -271,7 +287,7 @@ class World:
         self.history.append(call)
         asked = self.random.randrange(REPLICAS) if self.options.expiring else node
         steps = {
-            "read": lambda: self._read(node),
+            "read": lambda: self._read(node, self._readers_fence()),
             "put": lambda: self._change(node, self._put(asked, value)),
             "weak": lambda: self._weak(node, value),
             "cas": lambda: self._change(node, self._put(asked, value, _over(version))),
@@ -289,7 +305,15 @@ class World:
             now_ms=lambda: self.wall(node),
             clock_offset_max_ms=WALLS_APART,
         )
-        end = yield from self._attempts(proposer.run(), node)
+        try:
+            end = yield from self._attempts(proposer.run(), node)
+        finally:  # at its end, or when its node dies
+            if proposer.sent is not None:
+                self.written.add(proposer.sent)
+                if isinstance(change, Put) and change.fence is not None:
+                    self.fence_of_write[proposer.sent] = change.fence.number
+        if isinstance(end, Chosen | Refuted) and end.record is not None:
+            self.settled.add(end.record.origin)
         if isinstance(change, Put) and change.fence is not None and isinstance(end, Chosen | Refuted):
             self._note_fence(change, change.fence.number, end)
         if isinstance(end, Chosen):
@@ -309,16 +333,35 @@ class World:
     def keeps_fences(self) -> bool:
         """Whether no write was chosen over a higher fence that was acknowledged or told, and none is lost in the end.
 
-        An origin only grows along the history of a key: what was refused was refused at the write it met.
+        An origin only grows along the history of a key: what was refused was refused at the write it met, and what a
+        reader saw under its fence was there before all that comes after.
         """
+        ends = {replica.state.record.origin for replica in self.replicas if replica.state.record is not None}
+        chosen = [(origin, False, self.fence_of_write.get(origin, 0)) for origin in self.settled | ends]
         highest = 0
-        for _, is_refusal, number in sorted(self.fences_told):
-            if number < highest and not is_refusal:
+        for _, is_only_seen, number in sorted(self.fences_told + [entry for entry in chosen if entry[2]]):
+            if number < highest and not is_only_seen:
                 return False
             highest = max(highest, number)
         return all(_fence_of(replica.state.record) >= highest for replica in self.replicas)
 
-    def _read(self, node: int) -> Generator[Any, Any, tuple[str, Any]]:
+    def _read_fenced(self, node: int, fence: Fence) -> Generator[Any, Any, tuple[str, Any]]:
+        """Some node settles it for the reader, with its fence; a reader that is refused has read nothing."""
+        change = self.rules.settle(now_ms=self.wall(node), fence=fence)
+        outcome, record = yield from self._change(self.random.randrange(REPLICAS), change)
+        if outcome != "conflict":
+            return "fail", None
+        refusal = change.conflict(record, ())
+        if refusal is not None and refusal.fence is not None:
+            self.fences_told.append((record.origin, True, refusal.fence))
+            return "fail", None
+        self.fences_told.append((_origin(record), True, fence.number))
+        self._saw(record)
+        return "ok", record
+
+    def _read(self, node: int, fence: Fence | None = None) -> Generator[Any, Any, tuple[str, Any]]:
+        if fence is not None:
+            return (yield from self._read_fenced(node, fence))
         others = [slot for slot in range(REPLICAS) if slot != node]
         first = (node, self.random.choice(others))
         read = self.rules.strong_read(KEY, majority=MAJORITY, needed=MAJORITY, first=first)
@@ -334,15 +377,20 @@ class World:
                 return "fail", None
         elif is_expired:
             record = None
+        self.settled.add(_origin(record))
+        self._saw(record)
+        return "ok", record
+
+    def _saw(self, record: Record | None) -> None:
         is_there = record is not None and record.value is not None
         self.seen = (record.value.decode(), record.origin) if is_there else (None, None)
-        return "ok", record
 
     def _weak(self, node: int, value: str | None) -> Generator[Any, Any, tuple[str, Any]]:
         ballot = self.tick(node)
         record = Record(ballot, ballot, True, _bytes(value), expires_at_ms=self._moment(node, value))
         under_way = self.replicas[node].under_way
         under_way.add(ballot)
+        self.written.add(ballot)
         needed = self.random.choice((1, 1, 2, 3))
         write = self.rules.weak_write(
             KEY, record, needed=needed, majority=MAJORITY, replicas=REPLICAS, name_of=lambda slot: f"n{slot}"
@@ -592,9 +640,10 @@ class World:
                 self._alone(self._change(0, Merge(record)))
         records = [replica.state.record for replica in self.replicas]
         origin = records[0].origin if records[0] is not None else self.purged
+        written = origin if origin in self.written else self.purged  # what nobody wrote takes no write away
         return (
             all(record == records[0] for record in records)
-            and all(acked <= origin for acked in self.acknowledged)
+            and all(acked <= written for acked in self.acknowledged)
             and self.purged <= origin
         )
 
@@ -670,3 +719,7 @@ def _fence_of(record: Record | None) -> int:
 
 def _ballot(record: Record | None) -> int:
     return record.ballot if record is not None else NONE
+
+
+def _origin(record: Record | None) -> int:
+    return record.origin if record is not None else NONE
