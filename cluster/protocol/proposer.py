@@ -117,7 +117,7 @@ class Proposer:
         agreed: tuple[int, ...]
         while True:
             prepared = self._prepared.take(self.key)
-            if prepared is not None and prepared.ballot > self._above:
+            if prepared is not None and prepared.ballot > self._above and not self._is_renewal:
                 ballot, base, agreed = prepared.ballot, prepared.base, ()  # one round trip less
                 self._floor = NONE
             else:
@@ -142,7 +142,7 @@ class Proposer:
                 agreed = ()  # ours may be on a minority: only a newer record on a majority rules it out
                 if record is None and base is None:
                     return Uncertain(self.sent, ())
-            renew = isinstance(self.change, Settle) and self.change.renew and base is not None
+            renew = self._is_renewal and base is not None
             is_prepared = prepared is not None and ballot == prepared.ballot
             may_ask = not (renew or is_changed) and self.sent is None and self.is_shown_by_reads(base, is_prepared)
             if record is None and not agreed and may_ask:
@@ -209,6 +209,11 @@ class Proposer:
         own_ms = self._now_ms()
         now_ms = max(own_ms, min(self.change.now_ms, own_ms + self._clock_offset_max_ms))
         return base.deleted() if base.is_expired(now_ms) else base
+
+    @property
+    def _is_renewal(self) -> bool:
+        """Whether a replica is to be brought along that has promised more: a ballot from before would be below that."""
+        return isinstance(self.change, Settle) and self.change.renew
 
     def marked(self, base: Record | None, ballot: int) -> Record | None:
         """The base bearing the fence of who reads it; itself (`is`) where it does, or nobody's is to be remembered."""

@@ -11,6 +11,7 @@ import structlog
 
 from cluster.locks.lock_state import TOKEN_DIGEST_BYTES, token_digest
 from cluster.requests import NoRoom, Overloaded, TimedOut, Unavailable, Unknown
+from kvstore.http.routes.leases import TOKEN_BYTES
 from tests.kvstore.http.conftest import Node, Reply, Start
 from tests.kvstore.http.test_wire import sample
 
@@ -391,7 +392,7 @@ async def test_tokens_are_secrets(start: Start, capsys: pytest.CaptureFixture[st
     node = await start(log_level="debug")
     token = (await acquire(node)).json["token"]
     other = (await acquire(node, "other")).json["token"]
-    assert len(token) == len(other) == 32
+    assert len(token) == len(other) == 2 * TOKEN_BYTES
     assert token != other
     digest = node.locks.seen[0][2].token
     assert (digest, len(digest)) == (token_digest(token), TOKEN_DIGEST_BYTES)
