@@ -69,10 +69,8 @@ def _out_of_bounds(key: str, increments: Sequence[Operation], reads: Sequence[Op
         if low <= read.result <= high:
             continue
         side = "too low: increments were lost" if read.result < low else "too high: some were done twice, or by nobody"
-        what = (
-            f"Counter {key!r} was read as {read.result}, which is {side}. Acknowledged before the read began: {low}; "
-        )
-        what += f"tried before it was answered: {high}."
+        what = f"Counter {key!r} was read as {read.result}, which is {side}. "
+        what += f"Acknowledged before the read began: {low}; tried before it was answered: {high}."
         shown = [op for op in increments if op.invoked < ended][-SHOWN_MAX:]
         yield Finding(
             NAME,

@@ -65,8 +65,9 @@ class _Moment(NamedTuple):
     """How many optional changes were invoked before."""
     blind: int
     """Bits of blind changes among `changes`."""
-    foreseen: tuple[tuple[int, str], ...]
-    """Texts that are read here or later with no blind change invoked from now on: (bit of the read or 0, text)."""
+    foreseen: tuple[tuple[int, str, int], ...]
+    """Texts that are read here or later with no blind change invoked from now on: (bit of the read or 0, text, the
+    place of its completion)."""
 
 
 _Node = tuple[int, State, int, int]
@@ -90,7 +91,7 @@ class Search:
         self.steps = 0
         """How many places were visited."""
         self.furthest = 0
-        """How many completions could be explained. The next one could not, if the answer is no."""
+        """How many completions were passed, or looked ahead to. The next one is not explained, if the answer is no."""
         self.answer: bool | None = None
         for state in initial:
             self._reach(0, state, 0, 0)
@@ -199,12 +200,15 @@ class Search:
             grows = len(needed) > before
         return needed
 
-    @staticmethod
-    def _is_hopeless(moment: _Moment, state: State, done: int) -> bool:
+    def _is_hopeless(self, moment: _Moment, state: State, done: int) -> bool:
         """Texts only grow until the next blind change: one that is read later must begin with what is there."""
         if moment.blind & ~done:
             return False
-        return any(not done & bit and not text.startswith(str(state)) for bit, text in moment.foreseen)
+        for bit, text, place in moment.foreseen:
+            if not done & bit and not text.startswith(str(state)):
+                self.furthest = max(self.furthest, place)
+                return True
+        return False
 
 
 def _twins(optional: Sequence[Step]) -> list[int]:
@@ -239,7 +243,9 @@ def _moments(definite: Sequence[Step], optional: Sequence[Step], appends: bool) 
         blind = _bits(bit for bit, other in changes if other.accepts is None and other.appends is None)
         must, _ = in_flight.pop(step.invoked)
         reads = foreseen.get(now, ())
-        ahead = tuple((next((bit for bit, other in pending if other is read), 0), text) for read, text in reads)
+        ahead = tuple(
+            (next((bit for bit, other in pending if other is read), 0), text, place) for read, text, place in reads
+        )
         moments.append(_Moment(must, observers, tuple(changes), unseen, optionals, blind, ahead))
         free.append(must)
     return moments
@@ -254,13 +260,14 @@ def _bits(bits: Iterable[int]) -> int:
 
 def _foreseen(
     definite: Sequence[Step], optional: Sequence[Step], completing: Sequence[Step]
-) -> dict[int, list[tuple[Step, str]]]:
+) -> dict[int, list[tuple[Step, str, int]]]:
     """For each completion the reads, that completion's or later ones', before which no further text is put blindly."""
     if any(step.appends is None for step in optional):
         return {}
     blind = sorted(step.invoked for step in definite if step.target is not None)
     reads = [step for step in completing if not step.is_change and step.accepts is not None and len(step.accepts) == 1]
-    seen: dict[int, list[tuple[Step, str]]] = {}
+    place = {step.invoked: index for index, step in enumerate(completing)}
+    seen: dict[int, list[tuple[Step, str, int]]] = {}
     first = 0
     for step in completing:
         now = step.completed or 0
@@ -271,7 +278,7 @@ def _foreseen(
         for read in reads[first : first + FORESIGHT]:
             if after is not None and (read.completed or 0) > after:
                 break
-            ahead.append((read, str(next(iter(read.accepts or ())))))
+            ahead.append((read, str(next(iter(read.accepts or ()))), place[read.invoked]))
         seen[now] = ahead
     return seen
 

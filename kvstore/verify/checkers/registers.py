@@ -85,7 +85,7 @@ class Translation:
         if self._is_text:
             self.steps = [_text_step(operation) for operation in self.operations]
             self.unseen: list[Operation] = []
-            self.beginnings = self._texts() if any_beginning else {"" if initial is None else initial}
+            self.beginnings: set[State] = self._texts() if any_beginning else {"" if initial is None else initial}
             return
         self._known_versions = {
             operation.version

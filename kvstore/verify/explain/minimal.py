@@ -58,7 +58,9 @@ class _Trials:
 def explain_register(operations: Sequence[Operation], initial: Any, stuck_at: int) -> Finding:
     """What to tell of a key's operations, whose completion at `stuck_at` nothing explains."""
     trials = _Trials(initial)
-    until = [open_ for operation in operations if (open_ := _until(operation, stuck_at)) is not None]
+    until = [left for operation in operations if (left := _until(operation, stuck_at)) is not None]
+    if not trials.have_none(until, any_beginning=False):  # a later write told a version that was read before
+        until = list(operations)
     shown: list[Operation] = []
     any_beginning = False
     if len(until) <= LONG:
