@@ -7,7 +7,7 @@ raises says all that is known:
     KvstoreError                            recorded as
     ConditionFailed, LockHeld, LockLost     conflict, if a node itself said that nothing was applied
     other NotApplied                        fail, if a node said so, or nothing was ever sent
-    ReadFailed, of a read                   fail: a read changes nothing
+    anything, of a read                     fail: a read changes nothing
     anything else                           unknown: the call stays open, and its process is never used again
 """
 
@@ -129,6 +129,9 @@ class Worker:
         except KvstoreError as raised:
             error = raised
             outcome, told = outcome_of(raised, kind)
+        except (KeyError, ValueError, TypeError) as strange:  # an answer that is none of the API's
+            outcome = Outcome.FAIL if kind in READS else Outcome.UNKNOWN
+            told = {"error": f"strange answer: {strange!r}"}
         finally:  # cancelled, or a fault of ours: nobody knows
             journal.recorder.end(call, outcome, **told)
             journal.efforts.append(Effort(start_s, journal.clock(), self.node, outcome, self._workload))
