@@ -67,10 +67,10 @@ from cluster.repair.parts import Parts
 from cluster.replica.marks import PartitionMarks
 from cluster.replica.replica import Replica, Respond
 from cluster.requests import (
+    FencedReadOutcome,
     ListOutcome,
     ListRequest,
     NoRoom,
-    ReadOutcome,
     ReadRequest,
     Unavailable,
     WriteOutcome,
@@ -166,7 +166,14 @@ class ClusterNode:
         self._coordinator = Coordinator(self.context, self.replica, topology, slot, self.weak_writer)
         self._listing = Listing(self.context, self._coordinator.read, topology, slot)
         self.locks = ClusterLocks(
-            self.context, self.primary, self.handover, topology, slot, tasks, read=self.read, page=self.page
+            self.context,
+            self.primary,
+            self.handover,
+            topology,
+            slot,
+            tasks,
+            read=self._coordinator.read,
+            page=self.page,
         )
         self.disk_watch = DiskWatch(engine, commits, self.fitness, disk_reserve_bytes)
         self.wall_watch = WallWatch(clock, self.ballots, self.fitness, topology, slot, clock_offset_max_s)
@@ -214,8 +221,10 @@ class ClusterNode:
 
     # -- what applications ask ---------------------------------------------------------------------------------
 
-    async def read(self, request: ReadRequest) -> ReadOutcome:
+    async def read(self, request: ReadRequest) -> FencedReadOutcome:
         """Reads a key."""
+        if request.fence is not None:
+            return await self._coordinator.read_fenced(request, request.fence)
         return await self._coordinator.read(request)
 
     async def write(self, request: WriteRequest) -> WriteOutcome:

@@ -16,7 +16,10 @@ type whether the write is applied, surely not applied, or unknown; nothing else 
     ├── Found / Listed
     ├── Unavailable         too few replicas were reachable
     ├── Overloaded
-    └── TimedOut            they did not answer in time
+    ├── TimedOut            they did not answer in time
+    │                       a read that bears a fence, besides:
+    ├── Conflict            the key has seen a higher one, or can take no more
+    └── BadFence            the lock never granted it
 """
 
 from __future__ import annotations
@@ -64,7 +67,7 @@ make 26 KB of them. Where more than a few locks guard one key, their names are m
 
 
 class Fence(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a write bears that is made under a lock: a key that has seen a higher number of that lock refuses it."""
+    """What a write or a read bears that is made under a lock: a key that has seen a higher number of it refuses it."""
 
     lock: str
     number: Number
@@ -99,8 +102,10 @@ class ReadRequest(msgspec.Struct, frozen=True, gc=False):
     key: bytes
     level: Level
     needed: int
-    """Replicas that must answer, from levels.quorum_size."""
+    """Replicas that must answer, from levels.quorum_size; under a fence: that must have it on disk."""
     timeout_s: float
+    fence: Fence | None = None
+    """The key is to remember it before the answer. At the strong level only."""
 
 
 class ListRequest(msgspec.Struct, frozen=True, gc=False):
@@ -147,9 +152,9 @@ class Conflict(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     acks: int
     replicas: tuple[str, ...]
     fence: int | None = None
-    """The highest fence of the write's lock that the key has seen, where that refused the write."""
+    """The highest fence of that lock that the key has seen, where that was the reason."""
     is_full: bool = False
-    """Whether the key bears the fences of FENCES_MAX other locks, and that refused the write."""
+    """Whether the key bears the fences of FENCES_MAX other locks, and that was the reason."""
 
 
 class BadFence(msgspec.Struct, frozen=True, gc=False):
@@ -210,4 +215,5 @@ class Listed(msgspec.Struct, frozen=True, gc=False):
 
 WriteOutcome = Written | Conflict | BadFence | Unavailable | Overloaded | NoRoom | Unknown
 ReadOutcome = Found | Unavailable | Overloaded | TimedOut
+FencedReadOutcome = ReadOutcome | Conflict | BadFence
 ListOutcome = Listed | Unavailable | Overloaded | TimedOut

@@ -1,6 +1,7 @@
 """The coordinator: carries out one request of an application, whichever node it came to.
 
     strong read     ask a majority, settle if they differ            protocol/reader.py
+      with a fence  let the primary settle it, marked with the fence
     strong write    hand the change to the key's primary             handover.py, primary.py, protocol/proposer.py
       with a fence  first see that its lock has granted it           granted_fences.py
     weak, eventual  one round of reads, or of accepts                protocol/reader.py, weak_writing.py
@@ -27,12 +28,15 @@ from cluster.protocol.messages import Outcome, Settled
 from cluster.protocol.reader import Agreed, NeedsSettling, Newest, StrongRead, WeakRead
 from cluster.replica.replica import Replica
 from cluster.requests import (
+    Fence,
+    FencedReadOutcome,
     Found,
     Overloaded,
     ReadOutcome,
     ReadRequest,
     TimedOut,
     Unavailable,
+    Unknown,
     WriteOutcome,
     WriteRequest,
 )
@@ -57,7 +61,7 @@ class Coordinator:
         self._granted = GrantedFences(self.read, lambda: topology().majority)
 
     async def read(self, request: ReadRequest) -> ReadOutcome:
-        """Reads a key as the request's level demands."""
+        """Reads a key as the request's level demands; its fence is for read_fenced()."""
         topology = self._topology()
         slots = topology.replicas_of(request.key)
         own = self._own_slot
@@ -71,6 +75,27 @@ class Coordinator:
         outcome: asyncio.Future[ReadOutcome] = asyncio.get_running_loop().create_future()
         _Reading(self, topology, request, slots, alive, outcome).start()
         return await outcome
+
+    async def read_fenced(self, request: ReadRequest, fence: Fence) -> FencedReadOutcome:
+        """Reads a key at the strong level, once it remembers the fence: from then on no earlier holder writes there."""
+        deadline_s = self._context.clock.monotonic_s() + request.timeout_s
+        refusal = await self._granted.refusal(fence, request.timeout_s)
+        if refusal is not None:
+            return refusal
+        change = settle(self._context, fence)
+        settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        set_settled = partial(set_once, settled)
+        self._context.hand_over(request.key, change, request.needed, deadline_s, set_settled)
+        outcome = await settled
+        if isinstance(outcome, Settled):
+            names, record = outcome.replicas, outcome.record
+            if record is not None:
+                self._context.ballots.absorb(record.ballot)
+            return change.conflict(record, names) or Found(record, len(names), names)
+        if isinstance(outcome, Unavailable | Overloaded):
+            return outcome
+        heard = outcome.replicas if isinstance(outcome, Unknown) else ()
+        return TimedOut(request.needed, len(heard), heard)
 
     async def write(self, request: WriteRequest) -> WriteOutcome:
         """Writes or deletes a key as the request's level demands."""

@@ -8,7 +8,8 @@ primary (protocol/proposer.py), and what that leaves on a majority is the answer
 from __future__ import annotations
 
 from cluster.coordination.drive import Context
-from cluster.protocol.changes import SETTLE, Settle
+from cluster.protocol.changes import Settle
+from cluster.requests import Fence
 from storage.record import Record
 
 
@@ -27,6 +28,6 @@ def is_doubtful(context: Context, record: Record | None) -> bool:
     return not context.roster.is_clock_right or is_expired(context, record)
 
 
-def settle(context: Context) -> Settle:
-    """The change that settles a key as of this node's time."""
-    return Settle(now_ms=context.ballots.now_ms()) if context.roster.is_clock_right else SETTLE
+def settle(context: Context, fence: Fence | None = None) -> Settle:
+    """The change that settles a key as of this node's time, and makes it remember the fence."""
+    return Settle(now_ms=context.ballots.now_ms() if context.roster.is_clock_right else 0, fence=fence)

@@ -1,4 +1,4 @@
-"""Granted fences: whether a lock ever granted the fence that a write bears.
+"""Granted fences: whether a lock ever granted the fence that a write or a read bears.
 
 A key refuses for good what comes under a lower fence than it has seen. So a number that was only mistyped, or made up,
 must not get to a key: it could close it to all who hold the lock in truth. What the lock has granted lately stands in
@@ -30,7 +30,7 @@ class GrantedFences:
         self._granted: OrderedDict[Fence, None] = OrderedDict()
 
     async def refusal(self, fence: Fence, timeout_s: float) -> BadFence | Unavailable | Overloaded | None:
-        """Why a write must not bear this fence; None when the lock has granted it."""
+        """Why a request must not bear this fence; None when the lock has granted it."""
         if fence in self._granted:
             self._granted.move_to_end(fence)
             return None

@@ -17,7 +17,7 @@ import msgspec
 
 from cluster.coordination.drive import Context, Drive
 from cluster.membership.topology import Topology
-from cluster.protocol.changes import Change, Compute, Put
+from cluster.protocol.changes import Change, Compute, Put, Settle
 from cluster.protocol.messages import Outcome, Settled
 from cluster.protocol.prepared import PreparedBallots
 from cluster.protocol.proposer import Chosen, Proposer, Refuted, Uncertain
@@ -145,7 +145,8 @@ class _Proposal:
 
     def _decided(self, end: Chosen | Refuted | Uncertain) -> None:
         names = self._topology.names(end.slots)
-        if isinstance(end, Chosen) and len(names) < self._needed:
+        if not isinstance(end, Uncertain) and len(names) < self._needed and self._is_wanted(end):
+            assert end.record is not None, "what is chosen, or remembered, is there"
             self._primary.release(self._key)
             self._spread_out(end.record)
         elif isinstance(self._change, Compute) and not isinstance(end, Uncertain):
@@ -167,6 +168,10 @@ class _Proposal:
         else:
             self._release_and_answer(Unknown(self._needed, proposer.accepted, (), proposer.sent))
 
+    def _is_wanted(self, end: Chosen | Refuted) -> bool:
+        """Whether it is what was asked for; a refusal waits for no more replicas than it takes."""
+        return isinstance(end, Chosen) or (isinstance(self._change, Settle) and self._change.is_remembered(end.record))
+
     def _spread_out(self, record: Record) -> None:
         """The change is applied; more replicas than a majority are to have it before the answer."""
         majority = self._topology.majority
@@ -174,7 +179,8 @@ class _Proposal:
 
         def reached(slots: tuple[int, ...]) -> None:
             names = self._topology.names(slots)
-            self._answer(Written(record.origin, len(names), names))
+            is_read = isinstance(self._change, Settle)
+            self._answer(Settled(record, names) if is_read else Written(record.origin, len(names), names))
 
         def fell_short() -> None:
             names = self._topology.names(self._spread.slots)

@@ -22,7 +22,7 @@ from cluster.locks.outcomes import (
     RenewOutcome,
 )
 from cluster.locks.vote import Decision, Proposal, Voted
-from cluster.requests import ListOutcome, ListRequest, ReadOutcome, ReadRequest, WriteOutcome, WriteRequest
+from cluster.requests import FencedReadOutcome, ListOutcome, ListRequest, ReadRequest, WriteOutcome, WriteRequest
 
 MemberState = Literal["self", "alive", "suspect", "down"]
 """How a node sees a member: itself, heard lately, not heard for a while, given up on for routing."""
@@ -103,7 +103,7 @@ class Backend(Protocol):
     comes from levels.quorum_size with the view's n, keys and values are within their limits.
     """
 
-    async def read(self, request: ReadRequest) -> ReadOutcome:
+    async def read(self, request: ReadRequest) -> FencedReadOutcome:
         """Answers within the request's timeout, give or take a turn of the loop."""
         ...
 

@@ -27,7 +27,15 @@ from cluster.node import ClusterNode, version_of
 from cluster.protocol.messages import Heartbeat, Request, Unfit
 from cluster.repair.amnesia.verification import RECOVERY
 from cluster.replica.replica import Respond
-from cluster.requests import ListOutcome, ListRequest, ReadOutcome, ReadRequest, Unavailable, WriteOutcome, WriteRequest
+from cluster.requests import (
+    FencedReadOutcome,
+    ListOutcome,
+    ListRequest,
+    ReadRequest,
+    Unavailable,
+    WriteOutcome,
+    WriteRequest,
+)
 from cluster.tasks import Tasks
 from kvstore.config import NodeConfig
 from kvstore.http.backend import RepairReport, Unreachable
@@ -264,7 +272,7 @@ class Node:
 
     # -- Backend -----------------------------------------------------------------------------------------------
 
-    async def read(self, request: ReadRequest) -> ReadOutcome:
+    async def read(self, request: ReadRequest) -> FencedReadOutcome:
         """See Backend."""
         if not self._membership.is_formed:
             return Unavailable(request.needed, 0, ())

@@ -29,9 +29,9 @@ from cluster.requests import (
     ALWAYS,
     Condition,
     Fence,
+    FencedReadOutcome,
     ListOutcome,
     ListRequest,
-    ReadOutcome,
     ReadRequest,
     WriteOutcome,
     WriteRequest,
@@ -280,9 +280,16 @@ class Cluster:
         return await _in_time(self.nodes[at].write(request), timeout_s)
 
     async def get(
-        self, at: int, key: bytes, *, level: Level = Level.STRONG, needed: int | None = None, timeout_s: float = 5.0
-    ) -> ReadOutcome:
-        request = ReadRequest(key, level, self._needed(level, needed), timeout_s)
+        self,
+        at: int,
+        key: bytes,
+        *,
+        level: Level = Level.STRONG,
+        needed: int | None = None,
+        timeout_s: float = 5.0,
+        fence: Fence | None = None,
+    ) -> FencedReadOutcome:
+        request = ReadRequest(key, level, self._needed(level, needed), timeout_s, fence)
         return await _in_time(self.nodes[at].read(request), timeout_s)
 
     async def page(self, at: int, prefix: bytes, *, level: Level = Level.STRONG, timeout_s: float = 5.0) -> ListOutcome:

@@ -2,7 +2,7 @@
 
 A write has one condition, on one version, and one fence, of one lock, at the strong level; anything else is refused and
 never ignored, for a condition that is ignored loses somebody's data. A read compares what it found with the versions it
-was given, and bears no fence.
+was given; it may bear a fence like a write.
 """
 
 from __future__ import annotations
@@ -79,17 +79,18 @@ def checked_level(condition: Condition, level: Level) -> Condition:
     return condition
 
 
-def write_fence(headers: Headers, level: Level) -> Fence | None:
-    """The fence of a PUT or DELETE, None when it has none. Raises Problem bad-fence or needs-strong."""
+def fence_of(headers: Headers, level: Level, *, is_read: bool) -> Fence | None:
+    """The fence of a request for one key, None when it has none. Raises Problem bad-fence or needs-strong."""
     if KV_FENCE not in headers:
         return None
     found = headers.getall(KV_FENCE)
     if len(found) > 1:
-        raise bad_fence(f"Header {KV_FENCE}: a write bears one fence, not several headers of it. Nothing was written.")
-    return parse_fence(found[0], level, f"Header {KV_FENCE}")
+        done = _done(is_read)
+        raise bad_fence(f"Header {KV_FENCE}: a request bears one fence, not several headers of it. Nothing was {done}.")
+    return parse_fence(found[0], level, f"Header {KV_FENCE}", is_read=is_read)
 
 
-def parse_fence(text: str, level: Level, where: str) -> Fence:
+def parse_fence(text: str, level: Level, where: str, *, is_read: bool) -> Fence:
     """`<lock>=<fence>`, the lock's name percent-encoded. Raises Problem bad-fence or needs-strong."""
     parts = _FENCE.fullmatch(text)
     try:
@@ -101,12 +102,12 @@ def parse_fence(text: str, level: Level, where: str) -> Fence:
         if not 0 < len(name) <= NAME_BYTES_MAX:
             raise ValueError(f"the name of a lock has 1 to {NAME_BYTES_MAX} bytes, not {len(name)}")
     except ValueError as fault:
-        raise bad_fence(f"{where}: {fault}. Nothing was written.") from None
+        raise bad_fence(f"{where}: {fault}. Nothing was {_done(is_read)}.") from None
     if level is not Level.STRONG:
         raise Problem(
             "needs-strong",
             f"A fence holds only where a majority is asked, and this request is {level}. "
-            "Nothing was written; send it with consistency=strong, or without the fence.",
+            f"Nothing was {_done(is_read)}; send it with consistency=strong, or without the fence.",
         )
     return Fence(name.decode(), number)
 
@@ -115,8 +116,8 @@ def refuse_fence(headers: Headers) -> None:
     """For what bears none: ignored, it would let a paused holder believe that it is checked. Raises Problem."""
     if KV_FENCE in headers:
         raise bad_fence(
-            f"Header {KV_FENCE} is for PUT and DELETE of one key; in a batch the fence stands in its operation, and a "
-            "read has none."
+            f"Header {KV_FENCE} is for requests for one key; in a batch the fence stands in its operation, and a "
+            "listing has none."
         )
 
 
@@ -143,7 +144,6 @@ class ReadCondition:
 
 def read_condition(headers: Headers) -> ReadCondition | None:
     """The condition of a GET or HEAD, None when it has none. Raises Problem."""
-    refuse_fence(headers)
     if IF_MATCH not in headers and IF_NONE_MATCH not in headers:
         return None
     return ReadCondition(_versions(headers, IF_MATCH), _versions(headers, IF_NONE_MATCH))
@@ -180,6 +180,10 @@ def _version(tag: str) -> int | None:
 
 def _matches(wanted: frozenset[int] | str, version: int | None) -> bool:
     return version is not None and (isinstance(wanted, str) or version in wanted)
+
+
+def _done(is_read: bool) -> str:
+    return "read" if is_read else "written"
 
 
 def _over(text: str) -> Condition:

@@ -11,6 +11,7 @@ from cluster.requests import (
     Condition,
     ConditionKind,
     Conflict,
+    Fence,
     NoRoom,
     Overloaded,
     TimedOut,
@@ -23,11 +24,24 @@ from kvstore.http.outgoing.receipts import receipt
 from storage.ballot import version_text
 
 
-def read_problem(view: ClusterView, level: Level, needed: int, outcome: Unavailable | Overloaded | TimedOut) -> Problem:
-    """Why a read or a listing has no answer."""
+def read_problem(
+    view: ClusterView,
+    level: Level,
+    needed: int,
+    outcome: Unavailable | Overloaded | TimedOut | Conflict | BadFence,
+    fence: Fence | None = None,
+) -> Problem:
+    """Why a read, under a fence or without, or a listing has no answer."""
     match outcome:
+        case Conflict(version=version, fence=int(seen)):
+            problem = _fenced(version, seen, "none")
+        case Conflict():
+            problem = _full("none")
+        case BadFence(highest=highest):
+            problem = _never_granted(highest, "none")
         case Unavailable():
-            problem = _too_few(outcome, "none", ". Try another node or a weaker level, or wait until nodes return.")
+            elsewhere = "another node" if fence is not None else "another node or a weaker level"
+            problem = _too_few(outcome, "none", f". Try {elsewhere}, or wait until nodes return.")
         case TimedOut(needed=wanted, got=got):
             detail = f"{got} of {_needed(wanted)} answered in time. Reading again is safe."
             problem = Problem("timeout", detail, outcome="none", needed=wanted, got=got)
@@ -50,19 +64,13 @@ def write_problem(
             detail = f"Nothing was written: {reason}. Other nodes may have room."
             problem = Problem("disk-full", detail, outcome="not-applied")
         case Conflict(version=version, fence=int(fence)):
-            problem = _fenced(version, fence)
+            problem = _fenced(version, fence, "not-applied")
         case Conflict(is_full=True):
-            detail = (
-                f"The key bears the fences of {FENCES_MAX} locks already, and takes none of another; nothing was "
-                "written. Guard a key with one lock, or a few that keep their names."
-            )
-            problem = Problem("bad-fence", detail, outcome="not-applied", limit=FENCES_MAX)
+            problem = _full("not-applied")
         case Conflict(version=version):
             problem = _conflict(condition, version)
         case BadFence(highest=highest):
-            granted = f"has never granted it; its last was {highest}" if highest else "has never granted one"
-            detail = f"The lock {granted}; nothing was written. Send the fence that came with the lock, as it came."
-            problem = Problem("bad-fence", detail, outcome="not-applied", fence=highest)
+            problem = _never_granted(highest, "not-applied")
         case Unavailable():
             problem = _too_few(outcome, "not-applied", "; nothing was written. Try again when nodes have returned.")
         case Unknown(needed=wanted, got=got, version=version):
@@ -89,8 +97,7 @@ def _too_few(outcome: Unavailable, applied: Outcome, advice: str) -> Problem:
     wanted = "1 replica is" if outcome.needed == 1 else f"{outcome.needed} replicas are"
     detail = f"{wanted} needed and {outcome.got} could be reached in the time there was{advice}"
     if outcome.reason:
-        done = "nothing was written" if applied == "not-applied" else "nothing was read"
-        detail = f"This node can't take part now, and {done}: {outcome.reason}. Ask another node."
+        detail = f"This node can't take part now, and {_nothing(applied)}: {outcome.reason}. Ask another node."
     return Problem(
         "quorum-unavailable",
         detail,
@@ -112,13 +119,31 @@ def _conflict(condition: Condition, version: int | None) -> Problem:
     return Problem("version-mismatch", detail, outcome="not-applied", version=shown)
 
 
-def _fenced(version: int | None, fence: int) -> Problem:
+def _fenced(version: int | None, fence: int, applied: Outcome) -> Problem:
     detail = (
-        f"The key has seen the higher fence {fence} of this lock, so somebody has held it since; nothing was written. "
+        f"The key has seen the higher fence {fence} of this lock, so somebody has held it since; {_nothing(applied)}. "
         "Give up what was done under the old one, and take the lock anew."
     )
     shown = None if version is None else version_text(version)
-    return Problem("fenced", detail, outcome="not-applied", version=shown, fence=fence)
+    return Problem("fenced", detail, outcome=applied, version=shown, fence=fence)
+
+
+def _full(applied: Outcome) -> Problem:
+    detail = (
+        f"The key bears the fences of {FENCES_MAX} locks already, and takes none of another; {_nothing(applied)}. "
+        "Guard a key with one lock, or a few that keep their names."
+    )
+    return Problem("bad-fence", detail, outcome=applied, limit=FENCES_MAX)
+
+
+def _never_granted(highest: int, applied: Outcome) -> Problem:
+    granted = f"has never granted it; its last was {highest}" if highest else "has never granted one"
+    detail = f"The lock {granted}; {_nothing(applied)}. Send the fence that came with the lock, as it came."
+    return Problem("bad-fence", detail, outcome=applied, fence=highest)
+
+
+def _nothing(applied: Outcome) -> str:
+    return "nothing was written" if applied == "not-applied" else "nothing was read"
 
 
 def _with_receipt(

@@ -138,7 +138,7 @@ class _Run:
     async def _read(self, request: ReadRequest) -> Result:
         outcome = await self._service.backend.read(request)
         if not isinstance(outcome, Found):
-            raise read_problem(self._service.view, request.level, request.needed, outcome)
+            raise read_problem(self._service.view, request.level, request.needed, outcome, request.fence)
         record = outcome.record
         if record is None or record.value is None:
             raise Problem("not-found", "The key has no value.", outcome="none")

@@ -7,7 +7,7 @@ from aiohttp.web_request import BaseRequest
 
 from cluster.levels import Level
 from cluster.requests import Condition, Fence, Found, ReadRequest, WriteRequest, Written
-from kvstore.http.incoming.conditions import ReadCondition, read_condition, write_condition, write_fence
+from kvstore.http.incoming.conditions import ReadCondition, fence_of, read_condition, write_condition
 from kvstore.http.incoming.key_path import decode_key
 from kvstore.http.incoming.media import DEFAULT, refuse_encoding, require_acceptable, stored_type
 from kvstore.http.incoming.parameters import Choice, Parameters
@@ -53,11 +53,12 @@ class KeyValue:
             key = decode_key(raw_key)
             choice = self._reads.parse(query, self._view.n)
             condition = read_condition(request.headers)
+            fence = fence_of(request.headers, choice.level, is_read=True)
         except Problem as problem:
             raise self._refused(problem, self._reads, query) from None
-        outcome = await self._backend.read(ReadRequest(key, choice.level, choice.needed, choice.timeout_s))
+        outcome = await self._backend.read(ReadRequest(key, choice.level, choice.needed, choice.timeout_s, fence))
         if not isinstance(outcome, Found):
-            raise read_problem(self._view, choice.level, choice.needed, outcome)
+            raise read_problem(self._view, choice.level, choice.needed, outcome, fence)
         return self._found(request, choice, condition, outcome)
 
     async def put(self, request: BaseRequest, raw_key: str, query: str) -> Answer:
@@ -66,7 +67,7 @@ class KeyValue:
             key = decode_key(raw_key)
             choice = self._puts.parse(query, self._view.n)
             condition = self._write_condition(request, choice)
-            fence = write_fence(request.headers, choice.level)
+            fence = fence_of(request.headers, choice.level, is_read=False)
             refuse_encoding(request.headers)
             content_type = stored_type(request.headers)
             body = await self._service.bodies.read(request, self._service.value_bytes_max)
@@ -83,7 +84,7 @@ class KeyValue:
             key = decode_key(raw_key)
             choice = self._deletes.parse(query, self._view.n)
             condition = self._write_condition(request, choice)
-            fence = write_fence(request.headers, choice.level)
+            fence = fence_of(request.headers, choice.level, is_read=False)
             body = await self._service.bodies.read(request, 0)
         except Problem as problem:
             raise self._refused(problem, self._deletes, query) from None

@@ -76,8 +76,8 @@ def parse_operation(raw: Raw, choice: BatchChoice, value_bytes_max: int) -> Read
     operation = decode_json(raw, Operation)
     key = _key(operation.key)
     if operation.op == "get":
-        _refuse_fields(operation, (*_FOR_PUT_ONLY, "if_match", "fence"))
-        return ReadRequest(key, choice.level, choice.reads_needed, choice.timeout_s)
+        _refuse_fields(operation, (*_FOR_PUT_ONLY, "if_match"))
+        return ReadRequest(key, choice.level, choice.reads_needed, choice.timeout_s, _fence(operation, choice.level))
     if operation.op == "delete":
         _refuse_fields(operation, _FOR_PUT_ONLY)
         value, content_type = None, ""
@@ -123,7 +123,9 @@ def _condition(operation: Operation) -> Condition:
 
 
 def _fence(operation: Operation, level: Level) -> Fence | None:
-    return None if operation.fence is UNSET else parse_fence(operation.fence, level, "Field fence")
+    if operation.fence is UNSET:
+        return None
+    return parse_fence(operation.fence, level, "Field fence", is_read=operation.op == "get")
 
 
 def _ttl_ms(operation: Operation) -> int:

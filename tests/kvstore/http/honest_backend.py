@@ -10,21 +10,21 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cluster.protocol.changes import Put
+from cluster.protocol.changes import Put, Settle
 from cluster.requests import (
     BadFence,
+    FencedReadOutcome,
     Found,
     Listed,
     ListOutcome,
     ListRequest,
-    ReadOutcome,
     ReadRequest,
     WriteOutcome,
     WriteRequest,
     Written,
 )
 from kvstore.http.backend import ConvergenceView, MemberView, RepairReport, Unreachable
-from storage.ballot import ballot_of
+from storage.ballot import NONE, ballot_of
 from storage.engine import ScanEntry
 from storage.record import Record
 
@@ -47,11 +47,20 @@ class HonestBackend:
         self._count = 0
         self._news = asyncio.Event()
 
-    async def read(self, request: ReadRequest) -> ReadOutcome:
+    async def read(self, request: ReadRequest) -> FencedReadOutcome:
         await self._arrive(request)
         if self.next_outcome is not None:
             return self._staged()  # type: ignore[no-any-return]
-        names = self._names(request.needed)
+        names, fence = self._names(request.needed), request.fence
+        if fence is not None:
+            if fence.number > self.granted.get(fence.lock, 0):
+                return BadFence(self.granted.get(fence.lock, 0))
+            settle, base = Settle(fence=fence), self.records.get(request.key)
+            marked = settle.marked(base, self._ballot() if base is None else base.ballot, NONE)
+            if (refusal := settle.conflict(marked, names)) is not None:
+                return refusal
+            assert marked is not None
+            self.records[request.key] = marked
         return Found(self.records.get(request.key), len(names), names)
 
     async def write(self, request: WriteRequest) -> WriteOutcome:
@@ -65,7 +74,7 @@ class HonestBackend:
             return BadFence(self.granted.get(fence.lock, 0))
         expires_at_ms = request.expires_at_ms(NOW_MS)
         change = Put(request.value, request.content_type, request.condition, expires_at_ms, NOW_MS, fence)
-        ballot = ballot_of(WRITTEN_MS, self._count // 1000, self._count % 1000)
+        ballot = self._ballot()
         record = change.apply(base, ballot)
         if record is None:
             return change.conflict(base, names)
@@ -115,6 +124,9 @@ class HonestBackend:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    def _ballot(self) -> int:
+        return ballot_of(WRITTEN_MS, self._count // 1000, self._count % 1000)
 
     def _names(self, needed: int) -> tuple[str, ...]:
         return ("n1", "n3", "n2")[:needed]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.requests import FENCES_MAX, Conflict, Unavailable
+from cluster.requests import FENCES_MAX, Conflict, TimedOut, Unavailable
 from tests.kvstore.http.conftest import Node, Reply
 
 MAX = (1 << 63) - 1
@@ -15,6 +15,11 @@ MAX = (1 << 63) - 1
 async def put(node: Node, fence: str | None = None, query: str = "", **headers: str) -> Reply:
     fenced = {} if fence is None else {"KV-Fence": fence}
     return await node.ask("PUT", f"/v1/kv/k{query}", data=b"v", headers=fenced | headers)
+
+
+async def get(node: Node, fence: str | None, query: str = "", method: str = "GET", **headers: str) -> Reply:
+    fenced = {} if fence is None else {"KV-Fence": fence}
+    return await node.ask(method, f"/v1/kv/k{query}", headers=fenced | headers)
 
 
 async def delete(node: Node, fence: str, query: str = "") -> Reply:
@@ -112,23 +117,29 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize("fence", MALFORMED)
-@pytest.mark.parametrize("where", ["header", "batch"])
+@pytest.mark.parametrize("where", ["header", "batch", "header of a read", "batch that reads"])
 async def test_what_is_no_fence_is_refused(node: Node, fence: str, where: str) -> None:
     node.backend.granted |= {"lock": MAX, "a=b": MAX, "lock=7, other": MAX}
     if where == "header":
         answer = await put(node, fence)
         assert answer.status == 400
         problem = answer.json
-    else:
+    elif where == "header of a read":
+        problem = (await get(node, fence)).json
+    elif where == "batch":
         problem = await in_batch(node, {"op": "put", "key": "k", "value": "v", "fence": fence})
-    assert (problem["status"], problem["code"], problem["outcome"]) == (400, "bad-fence", "not-applied")
+    else:
+        problem = await in_batch(node, {"op": "get", "key": "k", "fence": fence})
+    outcome = "none" if "read" in where else "not-applied"
+    assert (problem["status"], problem["code"], problem["outcome"]) == (400, "bad-fence", outcome)
+    assert problem["detail"].endswith("Nothing was read." if "read" in where else "Nothing was written.")
     assert node.backend.seen == []
 
 
-async def test_a_write_bears_one_fence(node: Node) -> None:
+async def test_a_request_bears_one_fence(node: Node) -> None:
     node.backend.granted["lock"] = 9
     headers = [("KV-Fence", "lock=7"), ("KV-Fence", "lock=7")]
-    for method in ("PUT", "DELETE"):
+    for method in ("GET", "PUT", "DELETE"):
         answer = await node.ask(method, "/v1/kv/k", headers=headers)
         assert (answer.status, answer.json["code"]) == (400, "bad-fence")
         assert "several" in answer.json["detail"]
@@ -143,20 +154,22 @@ async def test_a_fence_needs_the_strong_level(node: Node, level: str) -> None:
         assert (answer.status, answer.json["code"], answer.json["outcome"]) == (400, "needs-strong", "not-applied")
     operation = {"op": "delete", "key": "k", "fence": "lock=7"}
     assert (await in_batch(node, operation, query))["code"] == "needs-strong"
+    read = await get(node, "lock=7", query)
+    assert (read.status, read.json["code"], read.json["outcome"]) == (400, "needs-strong", "none")
+    assert (await in_batch(node, operation | {"op": "get"}, query))["code"] == "needs-strong"
     assert node.backend.seen == []
 
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/v1/kv/k"), ("HEAD", "/v1/kv/k"), ("GET", "/v1/kv?prefix=k"), ("POST", "/v1/batch")],
+    [("GET", "/v1/kv?prefix=k"), ("POST", "/v1/batch"), ("GET", "/v1/locks/lock"), ("GET", "/v1/locks")],
 )
 async def test_what_bears_no_fence_refuses_one(node: Node, method: str, path: str) -> None:
     data = b'{"operations": []}' if method == "POST" else None
     headers = {"KV-Fence": "lock=7", "Content-Type": "application/json"}
     answer = await node.ask(method, path, data=data, headers=headers)
     assert answer.status == 400
-    if method != "HEAD":
-        assert answer.json["code"] == "bad-fence"
+    assert answer.json["code"] == "bad-fence"
     assert node.backend.seen == []
 
 
@@ -193,9 +206,101 @@ async def test_a_fence_in_a_batch_is_a_text(node: Node, fence: Any) -> None:
     assert (result["status"], result["code"]) == (400, "bad-json")
 
 
-async def test_a_get_in_a_batch_bears_no_fence(node: Node) -> None:
+async def test_a_get_in_a_batch_bears_one_too(node: Node) -> None:
+    node.backend.granted["lock"] = 9
+    written = (await put(node)).json["version"]
     result = await in_batch(node, {"op": "get", "key": "k", "fence": "lock=7"})
-    assert (result["status"], result["code"], result["outcome"]) == (400, "bad-parameter", "none")
+    assert (result["status"], result["value"], result["version"]) == (200, "v", written)
+    late = await in_batch(node, {"op": "put", "key": "k", "value": "late", "fence": "lock=6"})
+    assert (late["status"], late["code"], late["fence"]) == (412, "fenced", 7)
+    late = await in_batch(node, {"op": "get", "key": "k", "fence": "lock=6"})
+    assert (late["status"], late["code"], late["fence"], late["outcome"]) == (412, "fenced", 7, "none")
+    assert (await in_batch(node, {"op": "get", "key": "k", "fence": "lock=10"}))["code"] == "bad-fence"
+
+
+# -- reads ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_from_a_read_under_a_fence_on_no_lower_one_writes_or_reads(node: Node, method: str) -> None:
+    node.backend.granted["lock"] = 9
+    written = await put(node, **{"Content-Type": "text/plain"})
+    plain = await node.ask(method, "/v1/kv/k")
+    read = await get(node, "lock=7", method=method)
+    assert read.status == 200
+    assert read.body == plain.body
+    told = ("ETag", "Content-Type", "Content-Length", "Last-Modified", "KV-Receipt")
+    assert [read.headers[name] for name in told] == [plain.headers[name] for name in told]
+    late = await put(node, "lock=6")
+    assert (late.status, late.json["code"], late.json["fence"], late.json["outcome"]) == (
+        412,
+        "fenced",
+        7,
+        "not-applied",
+    )
+    refused = await get(node, "lock=6")
+    assert (refused.status, refused.json["code"], refused.json["outcome"]) == (412, "fenced", "none")
+    assert (refused.json["version"], refused.json["fence"]) == (written.json["version"], 7)
+    assert "nothing was read" in refused.json["detail"]
+    assert "acks=2" in refused.headers["KV-Receipt"]
+    assert (await get(node, "lock=6", method="HEAD")).status == 412
+    assert (await get(node, "lock=8")).body == b"v"
+    assert (await put(node, "lock=8")).status == 200
+
+
+async def test_a_key_without_a_value_remembers_it_all_the_same(node: Node) -> None:
+    node.backend.granted["lock"] = 9
+    absent = await get(node, "lock=7")
+    assert (absent.status, absent.json["code"]) == (404, "not-found")
+    assert "ETag" not in absent.headers
+    refused = await get(node, "lock=6")
+    assert (refused.status, refused.json["version"], refused.json["fence"]) == (412, None, 7)
+    assert (await put(node, "lock=6")).json["code"] == "fenced"
+    assert (await put(node, "lock=7", **{"If-None-Match": "*"})).status == 200
+    assert [entry["key"] for entry in (await node.ask("GET", "/v1/kv")).json["keys"]] == ["k"]
+
+
+async def test_a_conditional_read_may_bear_a_fence(node: Node) -> None:
+    node.backend.granted["lock"] = 9
+    etag = (await put(node)).headers["ETag"]
+    assert (await get(node, "lock=7", **{"If-None-Match": etag})).status == 304
+    assert (await get(node, "lock=7", **{"If-Match": etag})).status == 200
+    other = await get(node, "lock=7", **{"If-Match": '"0000000000000001"'})
+    assert (other.status, other.json["code"]) == (412, "version-mismatch")
+    assert (await put(node, "lock=6")).json["code"] == "fenced"
+
+
+async def test_a_read_under_a_fence_that_was_never_granted_is_a_mistake(node: Node) -> None:
+    node.backend.granted["lock"] = 9
+    unknown = await get(node, "lock=10")
+    assert (unknown.status, unknown.json["code"], unknown.json["outcome"]) == (400, "bad-fence", "none")
+    assert unknown.json["fence"] == 9
+    assert "nothing was read" in unknown.json["detail"]
+
+
+async def test_as_many_replicas_as_were_asked_for_are_told_in_the_receipt(node: Node) -> None:
+    node.backend.granted["lock"] = 9
+    await put(node)
+    answer = await get(node, "lock=7", "?r=all")
+    assert "needed=3, acks=3" in answer.headers["KV-Receipt"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "code", "words"),
+    [
+        (Conflict(None, 2, ("n1", "n3"), is_full=True), 400, "bad-fence", "100 locks"),
+        (Unavailable(2, 1, ("n1",), "the lock's register can't be read"), 503, "quorum-unavailable", "register"),
+        (Unavailable(2, 1, ("n1",)), 503, "quorum-unavailable", "Try another node, or wait"),
+        (TimedOut(2, 1, ("n1",)), 504, "timeout", "Reading again is safe"),
+    ],
+)
+async def test_a_read_under_a_fence_that_has_no_answer(
+    node: Node, outcome: Any, status: int, code: str, words: str
+) -> None:
+    node.backend.next_outcome = outcome
+    answer = await get(node, "lock=7")
+    assert (answer.status, answer.json["code"], answer.json["outcome"]) == (status, code, "none")
+    assert words in answer.json["detail"]
 
 
 async def test_a_key_with_too_many_locks_takes_no_other(node: Node) -> None:
@@ -217,9 +322,10 @@ async def test_a_fence_that_can_not_be_checked_leaves_the_write_not_applied(node
 async def test_the_description_has_fences(node: Node) -> None:
     document = (await node.ask("GET", "/openapi.json")).json
     path = document["paths"]["/v1/kv/{key}"]
-    for method, bears in (("put", True), ("delete", True), ("get", False)):
-        names = {parameter["name"] for parameter in path[method]["parameters"]}
-        assert ("KV-Fence" in names) == bears
+    for method in ("put", "delete", "get", "head"):
+        assert "KV-Fence" in {parameter["name"] for parameter in path[method]["parameters"]}
+    listing = document["paths"]["/v1/kv"]["get"]
+    assert "KV-Fence" not in {parameter["name"] for parameter in listing["parameters"]}
     operation = document["components"]["schemas"]["Batch"]["properties"]["operations"]["items"]
     assert operation["properties"]["fence"]["type"] == "string"
     assert "fenced" in str(document)

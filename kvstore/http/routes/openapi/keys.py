@@ -55,6 +55,11 @@ _FENCE = header(
     "<lock>=<fence>, the lock's name percent-encoded: write only if this key has seen no higher fence of that lock "
     "(strong only)",
 )
+_READ_FENCE = header(
+    "KV-Fence",
+    "<lock>=<fence>, the lock's name percent-encoded: the key remembers it before the answer, so that no earlier "
+    "holder of the lock writes from then on; 412 if it has seen a higher one (strong only)",
+)
 
 
 def paths(value_bytes_max: int) -> Node:
@@ -69,7 +74,14 @@ def _key_path(value_bytes_max: int) -> Node:
     unchanged = {"description": "The version in If-None-Match is the current one", "headers": _RECEIPT_HEADER}
     reading = {
         "summary": "Read a value",
-        "parameters": [_LEVEL, _R, TIMEOUT, _READ_IF_MATCH, header("If-None-Match", "Versions the client has, or *")],
+        "parameters": [
+            _LEVEL,
+            _R,
+            TIMEOUT,
+            _READ_IF_MATCH,
+            header("If-None-Match", "Versions the client has, or *"),
+            _READ_FENCE,
+        ],
         "responses": responses({"200": found, "304": unchanged}),
     }
     return {
