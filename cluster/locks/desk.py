@@ -66,6 +66,8 @@ GIVE_BACK_S = 5.0
 """How long it is tried to give a grant back that nobody was told of; then its lease ends it."""
 TOLD_MAX = 20_000
 """Grants remembered to have been told."""
+NUMBER_BITS = 60
+"""Of the first waiter's number: two runs of a node never meet, and a signed word has room for all that follow."""
 
 Request = LockConfirm | LockOffer | LockMuster
 
@@ -99,7 +101,9 @@ class LockDesk:
         self._waiters: dict[int, _Waiter] = {}
         self._told: OrderedDict[int, int] = OrderedDict()
         """Number -> the fence of the grant that its client was told of."""
-        self._numbers = 0
+        self._numbers = context.random.getrandbits(NUMBER_BITS)
+        """Not from 0: a keeper may still have those in its line who waited before this node died, and would offer
+        their grants to others of the same number."""
         self._is_announcing = False
         self._closed = ""
 

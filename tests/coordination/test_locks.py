@@ -18,7 +18,7 @@ from cluster.protocol.lock_messages import LockAcquire, LockConfirm, LockOffer, 
 from cluster.requests import Unavailable, Unknown
 from tests.coordination.lock_schedules import Violation, run_schedule
 from tests.coordination.lockers import Connection, Locker, lock_led_by
-from tests.coordination.three_nodes import TURN_S, Cluster, Fate, form_cluster
+from tests.coordination.three_nodes import TURN_S, Cluster, Fate, form_cluster, until
 
 LEASES_S = 60.0
 SEEDS, MUTANT_SEEDS = 24, 60
@@ -154,6 +154,26 @@ async def test_an_offer_that_is_lost_is_made_again_and_is_the_same_grant() -> No
     outcome = await waiting
     assert isinstance(outcome, LockGranted)
     assert await held_by(cluster, lock) == ["waiter"]
+
+
+async def test_who_waits_is_not_taken_for_one_who_waited_before_its_node_died() -> None:
+    """The keeper has not yet forgotten that one, and must not offer its grant to the first who asks the new process."""
+    cluster = await form_cluster()
+    lock = lock_led_by(cluster, 0)
+    holder, lost, waiter = (Locker(cluster, name, ttl_s=LEASES_S) for name in ("holder", "lost", "waiter"))
+    await holder.acquire(0, lock)
+    died = asyncio.ensure_future(lost.acquire(1, lock, wait_s=100))
+    await asyncio.sleep(TURN_S)
+    node = await cluster.begin(1, await cluster.end(1))
+    await until(lambda: node.locks.desk._context.roster.writable((0, 1, 2)) == [0, 1, 2])
+    waiting = asyncio.ensure_future(waiter.acquire(1, lock, wait_s=100))
+    await asyncio.sleep(TURN_S)
+    await cluster.nodes[0].locks.release(lock, holder.token, 5.0)
+    granted = await waiting
+    assert isinstance(granted, LockGranted)
+    assert await held_by(cluster, lock) == ["waiter"]
+    assert await cluster.nodes[1].locks.renew(lock, waiter.token, 5.0) == granted
+    died.cancel()
 
 
 async def test_a_told_grant_is_not_given_back_when_a_second_keeper_offers_it_too() -> None:
