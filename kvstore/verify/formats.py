@@ -46,6 +46,15 @@ def read_as(path: Path, form: str) -> History:
     return FORMATS[form](path)
 
 
+def guess_format(path: Path) -> str:
+    """The format that the first line looks like."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        first = next((line.strip() for line in lines if line.strip()), "")
+    if first.startswith("INFO"):
+        return "etcd"
+    return "kv" if first.startswith("{:") else "jsonl"
+
+
 def _read(path: Path, event_of: Callable[[str], Event]) -> History:
     collector = Collector()
     with path.open(encoding="utf-8", errors="replace") as lines:

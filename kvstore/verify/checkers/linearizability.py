@@ -63,10 +63,10 @@ class _Moment(NamedTuple):
     """Bits of blind changes to UNSEEN among them."""
     optional: int
     """How many optional changes were invoked before."""
-    blind: int
-    """Bits of blind changes among `changes`."""
+    resets: int
+    """Bits of changes among `changes` that leave a state of their own, whatever they met."""
     foreseen: tuple[tuple[int, str, int], ...]
-    """Texts that are read here or later with no blind change invoked from now on: (bit of the read or 0, text, the
+    """Texts that are read here or later with no reset invoked from now on: (bit of the read or 0, text, the
     place of its completion)."""
 
 
@@ -201,8 +201,8 @@ class Search:
         return needed
 
     def _is_hopeless(self, moment: _Moment, state: State, done: int) -> bool:
-        """Texts only grow until the next blind change: one that is read later must begin with what is there."""
-        if moment.blind & ~done:
+        """Texts only grow until the next reset: one that is read later must begin with what is there."""
+        if moment.resets & ~done:
             return False
         for bit, text, place in moment.foreseen:
             if not done & bit and not text.startswith(str(state)):
@@ -240,13 +240,13 @@ def _moments(definite: Sequence[Step], optional: Sequence[Step], appends: bool) 
         changes = [(bit, other) for bit, other in pending if other.is_change]
         changes.sort(key=lambda pair: -(pair[1].completed or 0))
         unseen = _bits(bit for bit, other in changes if other.accepts is None and other.target == UNSEEN)
-        blind = _bits(bit for bit, other in changes if other.accepts is None and other.appends is None)
+        resets = _bits(bit for bit, other in changes if other.target is not None)
         must, _ = in_flight.pop(step.invoked)
         reads = foreseen.get(now, ())
         ahead = tuple(
             (next((bit for bit, other in pending if other is read), 0), text, place) for read, text, place in reads
         )
-        moments.append(_Moment(must, observers, tuple(changes), unseen, optionals, blind, ahead))
+        moments.append(_Moment(must, observers, tuple(changes), unseen, optionals, resets, ahead))
         free.append(must)
     return moments
 
@@ -261,10 +261,10 @@ def _bits(bits: Iterable[int]) -> int:
 def _foreseen(
     definite: Sequence[Step], optional: Sequence[Step], completing: Sequence[Step]
 ) -> dict[int, list[tuple[Step, str, int]]]:
-    """For each completion the reads, that completion's or later ones', before which no further text is put blindly."""
+    """For each completion the reads, that completion's or later ones', before which nothing resets the text."""
     if any(step.appends is None for step in optional):
         return {}
-    blind = sorted(step.invoked for step in definite if step.target is not None)
+    resets = sorted(step.invoked for step in definite if step.target is not None)
     reads = [step for step in completing if not step.is_change and step.accepts is not None and len(step.accepts) == 1]
     place = {step.invoked: index for index, step in enumerate(completing)}
     seen: dict[int, list[tuple[Step, str, int]]] = {}
@@ -273,7 +273,7 @@ def _foreseen(
         now = step.completed or 0
         while first < len(reads) and (reads[first].completed or 0) < now:
             first += 1
-        after = blind[bisect_right(blind, now)] if blind and blind[-1] > now else None
+        after = resets[bisect_right(resets, now)] if resets and resets[-1] > now else None
         ahead = []
         for read in reads[first : first + FORESIGHT]:
             if after is not None and (read.completed or 0) > after:

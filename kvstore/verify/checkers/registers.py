@@ -13,9 +13,10 @@ A write whose version nobody knows may be the one with a version that no acknowl
 first read that shows such a version, so of several such writes of one value a mistake between them can go unseen.
 
 Optional, at any time after their invocation, once or never: what is unknown, and every weak write, whatever was said
-of it. Left out: what is proved not done, reads without an answer, and optional writes that no observer accepts. The
-last is sound: take an order with such a write. The next change after it is blind, for one with a condition would be
-an observer that accepts it; and nobody in between observes. Without the write the order explains everything still.
+of it. Left out: what is proved not done, reads without an answer, and optional changes that are of no use, for no
+definite operation accepts their state, nor does any other optional change that is of use. That is sound: take an order
+with such changes. What follows one of them, up to the next blind change, would have to accept its state, so it is of no
+use either. Leave all of them out: up to that blind change the state is what it was before, and nobody looks.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ ROUND_GROWS: Final = 5
 
 
 class Budget(msgspec.Struct, frozen=True):
-    """When a search gives up. A step is a few microseconds, and about 200 bytes of memory."""
+    """When a search gives up. A step takes some microseconds, and up to 400 bytes."""
 
-    steps_per_key: int = 5_000_000
-    steps: int = 20_000_000
+    steps_per_key: int = 1_000_000
+    steps: int = 4_000_000
     """For all keys together."""
     is_over: Callable[[], bool] = lambda: False
     """Asked now and then: a deadline, say."""
@@ -83,8 +84,9 @@ class Translation:
         self.operations = [operation for operation in operations if says_something(operation)]
         self._is_text = any(operation.kind == Kind.APPEND for operation in self.operations)
         if self._is_text:
+            self.operations = [op for op in self.operations if op.result is not UNSET or not _observes(op)]
             self.steps = [_text_step(operation) for operation in self.operations]
-            self.unseen: list[Operation] = []
+            self.unseen = self._unseen_texts()
             self.beginnings: set[State] = self._texts() if any_beginning else {"" if initial is None else initial}
             return
         self._known_versions = {
@@ -115,13 +117,26 @@ class Translation:
                 value = self._value_of_version.get(claim.version, _Else()) if claim.value is UNSET else claim.value
                 yield _Place(value, None if value is None else claim.version)
 
+    def _unseen_texts(self) -> list[Operation]:
+        """Changes whose text is in none that was accepted: before the next one of those, a reset wiped it out."""
+        accepted = [str(state) for step in self.steps for state in step.accepts or ()]
+        unseen = []
+        for operation, step in zip(self.operations, self.steps, strict=True):
+            if step.appends is not None:
+                seen = any(step.appends in text for text in accepted)
+            else:
+                seen = any(text.startswith(str(step.target)) for text in accepted)
+            if step.is_change and not seen:
+                unseen.append(operation)
+        return unseen
+
     def _texts(self) -> set[State]:
         """The same for texts: the beginning of a text that is read, or something else."""
         read = [str(state) for step in self.steps for state in step.accepts or ()]
         return {"\0", *(text[:length] for text in read for length in range(len(text) + 1))}
 
     def _target(self, operation: Operation, places: dict[_Place, int]) -> int | None:
-        if operation.kind == Kind.READ or operation.outcome is Outcome.CONFLICT:
+        if _observes(operation):
             return None
         value = None if operation.kind in (Kind.DELETE, Kind.WEAK_DELETE) else operation.argument
         place = _Place(_token(value), None) if value is None else _Place(_token(value), operation.version)
@@ -149,24 +164,30 @@ class Translation:
             return False
         return bool(self._value_of_version.get(version, place.value) == place.value)
 
+    def _useful(self, targets: Sequence[int | None], accepts: Sequence[frozenset[State] | None]) -> list[int]:
+        """All but the optional changes that lead, by other optional ones or at once, to nothing that must be."""
+        left = [index for index, operation in enumerate(self.operations) if is_optional(operation)]
+        useful = sorted(set(range(len(self.operations))).difference(left))
+        needed: set[State | None] = {state for index in useful for state in accepts[index] or ()}
+        left = [
+            index for index in left if targets[index] not in (accepts[index] or ()) or len(accepts[index] or ()) > 1
+        ]
+        grows = True
+        while grows:
+            found = [index for index in left if targets[index] in needed]
+            left = [index for index in left if targets[index] not in needed]
+            useful += found
+            needed.update(state for index in found for state in accepts[index] or ())
+            grows = bool(found)
+        return sorted(useful)
+
     def _join(self, targets: list[int | None], accepts: list[frozenset[State] | None], beginnings: set[int]) -> None:
-        """Drops optional writes that nobody accepts, and makes one of all states that the same observers accept."""
-        kept = list(range(len(self.operations)))
-        while True:
-            observers: dict[State | None, list[int]] = {}
-            for index in kept:
-                for state in accepts[index] or ():
-                    observers.setdefault(state, []).append(index)
-            useless = {
-                index
-                for index in kept
-                if targets[index] is not None
-                and is_optional(self.operations[index])
-                and targets[index] not in observers
-            }
-            if not useless:
-                break
-            kept = [index for index in kept if index not in useless]
+        """Drops what is of no use, and makes one state of all those that the same observers accept."""
+        kept = self._useful(targets, accepts)
+        observers: dict[State | None, list[int]] = {}
+        for index in kept:
+            for state in accepts[index] or ():
+                observers.setdefault(state, []).append(index)
         names: dict[tuple[int, ...], int] = {}
         everywhere: set[State] = {*beginnings, *(target for target in targets if target is not None)}
         one: dict[State | None, int] = {
@@ -205,6 +226,11 @@ def says_something(operation: Operation) -> bool:
 def is_optional(operation: Operation) -> bool:
     """Whether it takes effect at some time after its invocation, or never."""
     return operation.kind in WEAK or operation.is_open
+
+
+def _observes(operation: Operation) -> bool:
+    """Whether it changes nothing, and only tells what it met."""
+    return operation.kind == Kind.READ or operation.outcome is Outcome.CONFLICT
 
 
 def _saw(operation: Operation) -> bool:
@@ -255,16 +281,17 @@ def _token(value: Any) -> State:
 
 
 def _text_step(operation: Operation) -> Step:
-    """Where texts are appended to, a state is the text; versions are not looked at."""
+    """Where texts are appended to, a state is the text. Versions are not looked at."""
     completed = None if is_optional(operation) else operation.completed
-    if operation.kind == Kind.READ:
+    if operation.kind == Kind.READ or operation.outcome is Outcome.CONFLICT:
         return Step(operation.invoked, completed, frozenset((_text(operation.result),)))
     if operation.kind == Kind.APPEND:
         return Step(operation.invoked, completed, appends=_text(operation.argument))
-    if operation.kind == Kind.CAS:
-        raise NotImplementedError("append and cas on one key")
     value = None if operation.kind in (Kind.DELETE, Kind.WEAK_DELETE) else operation.argument
-    return Step(operation.invoked, completed, target=_text(value))
+    has_expected = operation.kind == Kind.CAS and operation.expected_version is UNSET
+    expected = None if operation.expected is UNSET else operation.expected
+    accepts = frozenset((_text(expected),)) if has_expected else None
+    return Step(operation.invoked, completed, accepts, _text(value))
 
 
 def _text(value: Any) -> str:

@@ -121,7 +121,11 @@ def _leave_out(
     operations: Sequence[Operation], trials: _Trials, any_beginning: bool, latest_first: bool
 ) -> list[Operation]:
     """In larger parts first, then one by one, until nothing more can go."""
-    left = Translation(operations, trials.initial, any_beginning=any_beginning).operations
+
+    def useful(some: Sequence[Operation]) -> list[Operation]:
+        return Translation(some, trials.initial, any_beginning=any_beginning).operations
+
+    left = useful(operations)
     part = max(len(left) // 2, 1)
     while True:
         candidates = _can_go(left, trials.initial, any_beginning)
@@ -132,7 +136,7 @@ def _leave_out(
             going = set(candidates[start : start + part])
             fewer = [operation for operation in left if operation.invoked not in going]
             if trials.have_none(fewer, any_beginning):
-                left = fewer
+                left = useful(fewer)
         if part == 1 and len(left) == before:
             return left
         part = max(part // 2, 1)
