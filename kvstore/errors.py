@@ -14,7 +14,7 @@ KvstoreError
 │   │   ├── QuorumUnavailable   too few replicas could be reached
 │   │   ├── Overloaded          too much to do
 │   │   └── DiskFull            no room on the node's disk
-│   ├── ConditionFailed         the key is not as the write wanted it
+│   ├── ConditionFailed         the key is not as the write wanted it, or the read under a fence
 │   │   ├── VersionMismatch     it has another version, or none
 │   │   ├── Exists              it has a value already
 │   │   └── Fenced              it has seen a higher fence of that lock: another holds the lock by now

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
+from click.core import ParameterSource
 
 from cli.connection import with_client
 from cli.data.listing import pages
@@ -49,7 +50,7 @@ def patience_s(timeout: float | None) -> float:
 
 
 def condition_headers(if_match: str | None, create: bool, fence: str | None) -> dict[str, str]:
-    """The headers of a conditional write. Raises UsageError for what can't mean anything."""
+    """The headers of a conditional or fenced request. Raises UsageError for what can't mean anything."""
     headers = {}
     if if_match is not None and create:
         raise click.UsageError("--create wants no value there, --if-match wants one: give one of them")
@@ -76,9 +77,17 @@ def fence_header(fence: str, environment: Mapping[str, str]) -> str:
     if not equals and environment.get("KVSTORE_FILE"):
         raise click.UsageError(
             f"the fence in KVSTORE_FENCE is of a lock in the file {environment['KVSTORE_FILE']!r}, and this command "
-            "writes to nodes: they don't know that lock"
+            "asks nodes: they don't know that lock"
         )
     return f"{quote(lock, safe='', errors='surrogateescape')}={number}"
+
+
+def is_meant_for_a_read(consistency: str | None, environment: Mapping[str, str]) -> bool:
+    """Whether a fence that stands in the environment goes with a read, which nobody asked to bear one.
+
+    Not with one at a level that bears none, nor with one from nodes under the lock of a file: they do no harm.
+    """
+    return consistency in (None, "strong") and not environment.get("KVSTORE_FILE")
 
 
 def checked_content_type(text: str) -> str:
@@ -155,17 +164,34 @@ def put_command(
 
 @click.command("get")
 @click.argument("key", type=KEY)
+@option(
+    "--fence",
+    metavar="LOCK=NUMBER",
+    help="From this read on who held that lock before does not write here; under `lock run` it is given.",
+)
 @reading_options
-@click.pass_obj
+@click.pass_context
 def get_command(
-    choices: Choices, *, key: str, consistency: str | None, r: str | None, timeout: float | None, receipt: bool
+    context: click.Context,
+    *,
+    key: str,
+    consistency: str | None,
+    r: str | None,
+    timeout: float | None,
+    fence: str | None,
+    receipt: bool,
 ) -> None:
     """Write the value of KEY to stdout, byte for byte. -o json shows it with its version and type."""
+    choices: Choices = context.obj
+    is_given = context.get_parameter_source("fence") is ParameterSource.ENVIRONMENT
+    if is_given and not is_meant_for_a_read(consistency, os.environ):
+        fence = None
     answer = _ask(
         choices,
         "GET",
         key_path(key),
         query=query_of(consistency=consistency, r=r, timeout=timeout),
+        headers=condition_headers(None, False, fence),
         receipt=receipt,
         timeout_s=patience_s(timeout),
     )

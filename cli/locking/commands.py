@@ -37,8 +37,8 @@ def lock_command() -> None:
     """Take, renew, give back and look at locks, on nodes or on a file.
 
     A lock has one holder (or --permits N) at a time, for as long as its lease lasts. Each grant comes with a fence, a
-    number that only grows: `put --fence LOCK=NUMBER` is refused once a later holder has written. `lock run` does all
-    of this around a command. Exit code 4 when the lock is held by others, or lost.
+    number that only grows: `get` and `put` with --fence LOCK=NUMBER are refused once a later holder has read or written
+    so. `lock run` does all of this around a command. Exit code 4 when the lock is held by others, or lost.
     """
 
 

@@ -53,10 +53,10 @@ def run_command(
     """Hold the lock NAME while COMMAND runs: kvstore lock run NAME -- COMMAND...
 
     The lock is renewed meanwhile, and released at the end. The command finds its fence in KVSTORE_FENCE (not with
-    --permits, where several hold it rightly) and the lock's name in KVSTORE_LOCK: `kvstore put` and `delete` under it
-    carry the fence by themselves. Signals are passed on. When the lock is lost the command gets SIGTERM, and SIGKILL
-    after 2 s. Exit code: the command's, 128 + the signal that ended it, 127 or 126 if it can't be started; 4 when the
-    lock is held by others, or lost.
+    --permits, where several hold it rightly) and the lock's name in KVSTORE_LOCK: `kvstore get`, `put` and `delete`
+    under it carry the fence by themselves. Signals are passed on. When the lock is lost the command gets SIGTERM, and
+    SIGKILL after 2 s. Exit code: the command's, 128 + the signal that ended it, 127 or 126 if it can't be started; 4
+    when the lock is held by others, or lost.
     """
     who = default_owner(os.getpid()) if owner is None else owner
     logging.getLogger("kvstore.client").setLevel(logging.ERROR)  # what it would warn of is told here

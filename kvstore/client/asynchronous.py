@@ -23,7 +23,6 @@ from kvstore.client.values import (
     Entry,
     Fence,
     Fencing,
-    Get,
     LockInfo,
     LockInfos,
     Operation,
@@ -74,13 +73,20 @@ class AsyncClient:
         self,
         key: str,
         *,
+        fence: Fence | Fencing | None = None,
         consistency: Consistency | None = None,
         r: Count | None = None,
         timeout: float | None = None,
     ) -> Value | None:
-        """The value of a key; None where there is none."""
+        """The value of a key; None where there is none.
+
+        fence: a held lock, or its fence, for a value that decides what is written under it: from this read on who held
+        the lock before does not write to the key. Fenced if the key has seen a higher one.
+        """
         store = await self._opened()
-        return await store.get(key, consistency=consistency or self._consistency, r=r, timeout_s=timeout)
+        return await store.get(
+            key, fence=fence_of(fence), consistency=consistency or self._consistency, r=r, timeout_s=timeout
+        )
 
     async def put(
         self,
@@ -295,6 +301,6 @@ def _version(named: Value | Written | str | None) -> str | None:
 
 def _with_fence(operation: Operation) -> Operation:
     """The operation with the fence itself, where it was given a held lock."""
-    if isinstance(operation, Get) or operation.fence is None:
+    if operation.fence is None:
         return operation
     return msgspec.structs.replace(operation, fence=fence_of(operation.fence))

@@ -44,7 +44,8 @@ class Comparison:
     async def over_value(self, expected: bytes, deadline_s: float) -> Written:
         """Writes if the value equals this one, whatever its version. Raises VersionMismatch."""
         while True:
-            found = await self._store.get(self._key, consistency="strong", r=None, timeout_s=self._left_s(deadline_s))
+            left_s = self._left_s(deadline_s)
+            found = await self._store.get(self._key, fence=None, consistency="strong", r=None, timeout_s=left_s)
             if found is None:
                 raise VersionMismatch("The key has no value, which is not what was expected; nothing was written.")
             if found.value != expected:

@@ -70,10 +70,16 @@ class Client:
     # -- keys and values -------------------------------------------------------------------------------------------
 
     def get(
-        self, key: str, *, consistency: Consistency | None = None, r: Count | None = None, timeout: float | None = None
+        self,
+        key: str,
+        *,
+        fence: Fence | Fencing | None = None,
+        consistency: Consistency | None = None,
+        r: Count | None = None,
+        timeout: float | None = None,
     ) -> Value | None:
         """The value of a key; None where there is none."""
-        return self._run(lambda: self._async.get(key, consistency=consistency, r=r, timeout=timeout))
+        return self._run(lambda: self._async.get(key, fence=fence, consistency=consistency, r=r, timeout=timeout))
 
     def put(
         self,

@@ -53,9 +53,15 @@ class Store(Protocol):
         ...
 
     async def get(
-        self, key: str, *, consistency: Consistency | None, r: Count | None, timeout_s: float | None
+        self,
+        key: str,
+        *,
+        fence: Fence | None,
+        consistency: Consistency | None,
+        r: Count | None,
+        timeout_s: float | None,
     ) -> Value | None:
-        """The value; None where there is none."""
+        """The value; None where there is none. fence: the key remembers it before the value is told."""
         ...
 
     async def put(

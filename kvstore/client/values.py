@@ -106,7 +106,7 @@ class Fence(msgspec.Struct, frozen=True):
 
 
 class Fencing(Protocol):
-    """A lock or an election that is held: writes may be given it in place of its fence."""
+    """A lock or an election that is held: reads and writes may be given it in place of its fence."""
 
     @property
     def fenced(self) -> Fence:
@@ -194,6 +194,7 @@ class Get(msgspec.Struct, frozen=True):
     """Reads a key, in a batch."""
 
     key: str
+    fence: Fence | Fencing | None = None
 
 
 class Delete(msgspec.Struct, frozen=True):

@@ -118,20 +118,20 @@ def condition_of(if_match: str | None, create: bool, level: Level) -> Condition:
     return condition
 
 
-def fence_of(fence: values.Fence | None, level: Level) -> Fence | None:
-    """The fence of a write. Raises BadFence and NeedsStrong."""
+def fence_of(fence: values.Fence | None, level: Level, *, is_read: bool = False) -> Fence | None:
+    """The fence of a write, or a read. Raises BadFence and NeedsStrong."""
     if fence is None:
         return None
     try:
         _text("lock", fence.lock, NAME_BYTES_MAX, "bad-fence")
     except BadRequest as fault:
         raise BadFence(fault.detail) from None
-    number = fence.fence
+    number, done = fence.fence, "read" if is_read else "written"
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _FENCE_MAX:
-        raise BadFence(f"A fence is a number from 1 to {_FENCE_MAX}, not {number!a:.40}; nothing was written.")
+        raise BadFence(f"A fence is a number from 1 to {_FENCE_MAX}, not {number!a:.40}; nothing was {done}.")
     if level is not Level.STRONG:
         raise NeedsStrong(
-            f"A fence is kept at the strong level, and this request is {level}. Nothing was written; leave the level "
+            f"A fence is kept at the strong level, and this request is {level}. Nothing was {done}; leave the level "
             "or the fence out."
         )
     return Fence(fence.lock, number)

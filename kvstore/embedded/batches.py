@@ -34,7 +34,7 @@ def _step_of(operation: Operation, level: Level) -> Step:
     try:
         key = arguments.key_of(operation.key)
         if isinstance(operation, Get):
-            return Look(key, level)
+            return Look(key, level, arguments.fence_of(fence_of(operation.fence), level, is_read=True))
         create = isinstance(operation, Put) and operation.create
         condition = arguments.condition_of(operation.if_match, create, level)
         fence = arguments.fence_of(fence_of(operation.fence), level)
@@ -52,6 +52,11 @@ def _step_of(operation: Operation, level: Level) -> Step:
         )
     except KvstoreError as error:
         return error
+
+
+def may_change(step: Step) -> bool:
+    """Whether the step is more than a read: a change, or one under a fence that is to be remembered."""
+    return isinstance(step, Change) or (isinstance(step, Look) and step.fence is not None)
 
 
 def read(file: Reading, steps: Sequence[Step], now_ms: int) -> Results:
@@ -74,7 +79,9 @@ def _refuse(change: Change) -> Written | KvstoreError:
 
 
 def _results(
-    steps: Sequence[Step], read: Callable[[Look], Value | None], write: Callable[[Change], Written | KvstoreError]
+    steps: Sequence[Step],
+    read: Callable[[Look], Value | KvstoreError | None],
+    write: Callable[[Change], Written | KvstoreError],
 ) -> Results:
     results: Results = []
     left = arguments.BATCH_BYTES_MAX

@@ -14,10 +14,10 @@ import msgspec
 
 from cluster.levels import Level
 from cluster.locks.lock_state import decode, lock_key
-from cluster.protocol.changes import Put
+from cluster.protocol.changes import OLDEST, Put, Settle
 from cluster.requests import ALWAYS, Condition, Fence
 from kvstore.client.values import Entry, Page, Value, Written
-from kvstore.embedded.told import age_of, bad_fence, conflict_error, expires_in_s, receipt_of
+from kvstore.embedded.told import age_of, bad_fence, conflict_error, expires_in_s, fence_error, receipt_of
 from kvstore.errors import KvstoreError
 from storage.ballot import version_text
 from storage.record import Record
@@ -47,6 +47,7 @@ class Look(msgspec.Struct, frozen=True):
 
     key: bytes
     level: Level
+    fence: Fence | None = None
 
 
 class Expired(Exception):
@@ -55,10 +56,8 @@ class Expired(Exception):
 
 def write(file: Writing, change: Change, now_ms: int) -> Written | KvstoreError:
     """Applies the change, or tells why not; the transaction is to be committed either way. Raises EntryDamaged."""
-    if change.fence is not None:
-        lock = decode(file.register(lock_key(change.fence.lock)).value)
-        if not lock.may_have_granted(change.fence.number):
-            return bad_fence(lock.fence)
+    if change.fence is not None and (refusal := _never_granted(file, change.fence, "written")) is not None:
+        return refusal
     base = file.header(change.key)
     if base is not None and base.is_expired(now_ms):
         base = base.deleted()
@@ -81,10 +80,25 @@ def read(file: Reading, look: Look, now_ms: int) -> Value | None:
     return shown(look, record, now_ms)
 
 
-def settled(file: Writing, look: Look, now_ms: int) -> Value | None:
-    """The same once what is expired is deleted."""
+def settled(file: Writing, look: Look, now_ms: int) -> Value | KvstoreError | None:
+    """The same once what is expired is deleted, and once the key remembers the fence, or why it does not."""
+    if look.fence is not None and (refusal := _never_granted(file, look.fence, "read")) is not None:
+        return refusal
     settle(file, look.key, now_ms)
-    return shown(look, file.entry(look.key), now_ms)
+    record = file.entry(look.key)
+    if look.fence is not None:
+        change, base = Settle(fence=look.fence), record
+        record = change.marked(base, OLDEST, OLDEST)
+        if record is not None and record is not base:
+            file.put(look.key, record)
+        if (conflict := change.conflict(record, ())) is not None:
+            return fence_error(conflict, "read")
+    return shown(look, record, now_ms)
+
+
+def _never_granted(file: Reading, fence: Fence, done: str) -> KvstoreError | None:
+    lock = decode(file.register(lock_key(fence.lock)).value)
+    return None if lock.may_have_granted(fence.number) else bad_fence(lock.fence, done)
 
 
 def settle(file: Writing, key: bytes, now_ms: int) -> None:

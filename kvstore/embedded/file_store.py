@@ -7,6 +7,7 @@ import os
 import random
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -97,15 +98,25 @@ class FileStore:
     # -- keys and values -------------------------------------------------------------------------------------------
 
     async def get(
-        self, key: str, *, consistency: Consistency | None, r: Count | None, timeout_s: float | None
+        self,
+        key: str,
+        *,
+        fence: Fence | None,
+        consistency: Consistency | None,
+        r: Count | None,
+        timeout_s: float | None,
     ) -> Value | None:
         """The value; None where there is none."""
         level = _level(consistency, r=r)
-        look, now_ms = Look(arguments.key_of(key), level), self._clock.wall_ms()
-        try:
-            return await self._read(lambda file: entries.read(file, look, now_ms), timeout_s)
-        except Expired:
-            return await self._write(lambda file: entries.settled(file, look, now_ms), timeout_s, is_read=True)
+        look = Look(arguments.key_of(key), level, arguments.fence_of(fence, level, is_read=True))
+        now_ms = self._clock.wall_ms()
+        if look.fence is None:
+            with suppress(Expired):
+                return await self._read(lambda file: entries.read(file, look, now_ms), timeout_s)
+        found = await self._write(lambda file: entries.settled(file, look, now_ms), timeout_s, is_read=True)
+        if isinstance(found, KvstoreError):
+            raise found
+        return found
 
     async def put(
         self,
@@ -185,7 +196,7 @@ class FileStore:
         level = _level(consistency, r=r, w=w)
         steps, now_ms = batches.steps_of(operations, level), self._clock.wall_ms()
         is_read = not any(isinstance(step, Change) for step in steps)
-        if is_read:
+        if not any(map(batches.may_change, steps)):
             try:
                 return await self._read(lambda file: batches.read(file, steps, now_ms), timeout_s)
             except Expired:

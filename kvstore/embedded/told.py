@@ -38,19 +38,9 @@ def expires_in_s(record: Record, now_ms: int) -> float | None:
 
 def conflict_error(condition: Condition, conflict: Conflict) -> KvstoreError:
     """Why a write was refused."""
+    if conflict.fence is not None or conflict.is_full:
+        return fence_error(conflict, "written")
     version = None if conflict.version is None else version_text(conflict.version)
-    if conflict.fence is not None:
-        detail = (
-            f"The key has seen the higher fence {conflict.fence} of this lock, so somebody has held it since; nothing "
-            "was written. Give up what was done under the old one, and take the lock anew."
-        )
-        return errors.Fenced(detail, version=version, fence=conflict.fence)
-    if conflict.is_full:
-        detail = (
-            f"The key bears the fences of {FENCES_MAX} locks already, and takes none of another; nothing was written. "
-            "Guard a key with one lock, or a few that keep their names."
-        )
-        return errors.BadFence(detail, limit=FENCES_MAX)
     if condition.kind == ConditionKind.IF_ABSENT:
         detail = f"The key has a value already, version {version}; nothing was written."
         return errors.Exists(detail, version=version)
@@ -59,10 +49,26 @@ def conflict_error(condition: Condition, conflict: Conflict) -> KvstoreError:
     return errors.VersionMismatch(detail, version=version)
 
 
-def bad_fence(highest: int) -> KvstoreError:
+def fence_error(conflict: Conflict, done: str) -> KvstoreError:
+    """Why a fence was refused. done: what was not, `read` or `written`."""
+    if conflict.fence is None:
+        detail = (
+            f"The key bears the fences of {FENCES_MAX} locks already, and takes none of another; nothing was {done}. "
+            "Guard a key with one lock, or a few that keep their names."
+        )
+        return errors.BadFence(detail, limit=FENCES_MAX)
+    version = None if conflict.version is None else version_text(conflict.version)
+    detail = (
+        f"The key has seen the higher fence {conflict.fence} of this lock, so somebody has held it since; nothing was "
+        f"{done}. Give up what was done under the old one, and take the lock anew."
+    )
+    return errors.Fenced(detail, version=version, fence=conflict.fence)
+
+
+def bad_fence(highest: int, done: str) -> KvstoreError:
     """The lock never granted that fence."""
     granted = f"has never granted it; its last was {highest}" if highest else "has never granted one"
-    detail = f"The lock {granted}; nothing was written. Give the fence that came with the lock, as it came."
+    detail = f"The lock {granted}; nothing was {done}. Give the fence that came with the lock, as it came."
     return errors.BadFence(detail, fence=highest)
 
 

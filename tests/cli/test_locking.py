@@ -13,7 +13,7 @@ import pytest
 from click.core import ParameterSource
 
 from cli.connection import with_store
-from cli.data.keys import fence_header
+from cli.data.keys import fence_header, is_meant_for_a_read
 from cli.errors import CODE_OF_STATUS, ExitCode, exit_code_of
 from cli.locking.command_process import CannotStart, descendants, refuse_what_is_missing
 from cli.locking.commands import release_command
@@ -133,6 +133,22 @@ def test_a_bare_number_is_a_fence_of_the_lock_that_runs_the_command(
 def test_what_is_no_fence_is_refused(fence: str, environment: dict[str, str]) -> None:
     with pytest.raises(click.UsageError):
         fence_header(fence, environment)
+
+
+@pytest.mark.parametrize(
+    ("consistency", "environment", "expected"),
+    [
+        (None, {"KVSTORE_LOCK": "report"}, True),
+        ("strong", {}, True),
+        ("weak", {}, False),
+        ("eventual", {}, False),
+        (None, {"KVSTORE_FILE": "app.db"}, False),
+    ],
+)
+def test_a_read_goes_without_the_fence_of_the_environment_where_it_can_bear_none(
+    consistency: str | None, environment: dict[str, str], expected: bool
+) -> None:
+    assert is_meant_for_a_read(consistency, environment) is expected
 
 
 def test_the_command_finds_lock_fence_and_nodes_and_none_of_our_own_options() -> None:

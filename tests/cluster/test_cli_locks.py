@@ -348,6 +348,32 @@ while [ ! -e {runs.path("go")} ]; do sleep 0.05; done
     assert "412 fenced" in run.stderr.read().decode()
 
 
+def test_get_under_a_run_shuts_out_a_holder_that_was_passed_by(on_nodes: Cli, name: str, runs: Runs) -> None:
+    """Both read the same, and the one that was paused may not write what follows from it."""
+    assert on_nodes("put", f"{name}/key", "5").code == 0
+    kvstore = " ".join(kvstore_command())
+    script = f"""
+{kvstore} get {name}/key > {runs.path("read")} || exit 99
+echo $$ > {runs.path("pid")}
+while [ ! -e {runs.path("go")} ]; do sleep 0.05; done
+{kvstore} put {name}/key 6; echo "$?" > {runs.path("code")}
+{kvstore} get {name}/key; echo "$?" > {runs.path("late")}
+{kvstore} get {name}/key --consistency weak > {runs.path("weak")}; touch {runs.path("done")}
+"""
+    run = runs.start(on_nodes, name, "--ttl", "1s", "--", "sh", "-c", script)
+    runs.pid_of("pid")
+    run.send_signal(signal.SIGSTOP)
+    second = on_nodes("lock", "run", name, "--wait", "30s", "--", *kvstore_command(), "get", f"{name}/key")
+    assert (second.code, second.out) == (0, b"5"), second.err
+    Path(runs.path("go")).touch()
+    wait_until(lambda: Path(runs.path("done")).exists(), "the late command")
+    codes = [Path(runs.path(file)).read_text() for file in ("code", "late")]
+    assert codes == ["4\n", "4\n"]
+    assert [Path(runs.path(file)).read_bytes() for file in ("read", "weak")] == [b"5", b"5"]
+    run.send_signal(signal.SIGCONT)
+    run.wait(30)
+
+
 def test_a_command_is_ended_before_its_lease_when_no_node_can_be_asked(tmp_path: Path, runs: Runs) -> None:
     with ClusterHarness(tmp_path / "nodes", nodes=1) as cluster:
         run = runs.start(

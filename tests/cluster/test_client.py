@@ -294,6 +294,34 @@ with kvstore.connect(sys.argv[1:]) as client:
 """
 
 
+async def test_a_read_under_a_fence_shuts_out_who_held_the_lock_before(cluster3: ClusterHarness) -> None:
+    async with kvstore.connect(cluster3.endpoints) as client:
+        await client.put("read first", "5")
+        async with client.lock("read first") as lock:
+            old = lock.fenced
+            assert await client.get("read first", fence=lock) is not None
+        async with client.lock("read first") as lock:
+            found = await client.get("read first", fence=lock, r="all")
+            assert found is not None
+            assert found.receipt is not None
+            assert (found.text, found.receipt.acks) == ("5", 3)
+            for late in (client.put("read first", "6", fence=old), client.get("read first", fence=old)):
+                with pytest.raises(kvstore.Fenced) as fenced:
+                    await late
+                assert (fenced.value.fence, fenced.value.version) == (lock.fence, found.version)
+            (refused,) = await client.batch([kvstore.Get("read first", fence=old)])
+            assert isinstance(refused, kvstore.Fenced)
+            assert await client.get("nothing there", fence=lock) is None
+            (again,) = await client.batch([kvstore.Get("read first", fence=lock)])
+            assert isinstance(again, kvstore.Value)
+            with pytest.raises(kvstore.Fenced):
+                await client.put("nothing there", "6", fence=old)
+            with pytest.raises(kvstore.BadFence):
+                await client.get("read first", fence=kvstore.Fence("read first", lock.fence + 10**6))
+            with pytest.raises(kvstore.NeedsStrong):
+                await client.get("read first", fence=lock, consistency="weak")
+
+
 def test_a_paused_holder_is_fenced_off_and_told(cluster3: ClusterHarness, client: kvstore.Client) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", PAUSED, *cluster3.endpoints],

@@ -53,9 +53,9 @@ def operation_json(operation: Operation) -> dict[str, Any]:
     """An operation as a batch has it."""
     match operation:
         case Get():
-            return {"op": "get", "key": operation.key}
+            told: dict[str, Any] = {"op": "get", "key": operation.key}
         case Delete():
-            told: dict[str, Any] = {"op": "delete", "key": operation.key}
+            told = {"op": "delete", "key": operation.key}
         case Put():
             told = {"op": "put", "key": operation.key, **_value_json(operation.value)}
             if operation.create:
@@ -64,7 +64,7 @@ def operation_json(operation: Operation) -> dict[str, Any]:
                 told["ttl"] = duration_text(operation.ttl)
             if operation.content_type is not None:
                 told["content_type"] = operation.content_type
-    if operation.if_match is not None:
+    if not isinstance(operation, Get) and operation.if_match is not None:
         told["if_match"] = operation.if_match
     if (fence := fence_of(operation.fence)) is not None:
         told["fence"] = fence_text(fence)

@@ -77,10 +77,16 @@ class HttpStore:
     # -- keys and values -------------------------------------------------------------------------------------------
 
     async def get(
-        self, key: str, *, consistency: Consistency | None, r: Count | None, timeout_s: float | None
+        self,
+        key: str,
+        *,
+        fence: Fence | None,
+        consistency: Consistency | None,
+        r: Count | None,
+        timeout_s: float | None,
     ) -> Value | None:
         """The value; None where there is none."""
-        call = Call(Kind.READ, "GET", key_path(key), _query(consistency=consistency, r=r))
+        call = Call(Kind.READ, "GET", key_path(key), _query(consistency=consistency, r=r), _condition(None, fence))
         try:
             return value_of(key, await self._caller.send(call, self._deadline(timeout_s)))
         except BadRequest as error:

@@ -19,6 +19,10 @@ from storage.shared_file.file import SharedFile
 from tests.kvstore.embedded.conftest import Opened, ShiftedClock
 
 
+def content_of(path: Path) -> bytes:
+    return path.read_bytes()
+
+
 async def until_waiters(client: AsyncClient, count: int) -> None:
     while True:
         info = await client.lock_info("l")
@@ -63,6 +67,83 @@ async def test_fences_grow_and_an_older_one_is_refused_even_after_deletion(opene
             await one.put("a", "typo", fence=Fence("l", lock.fence + 1))
         await one.put("b", "unfenced by then", fence=old)
     assert await one.get("a") is None
+
+
+async def test_a_paused_holder_does_not_write_between_the_read_and_the_write_of_the_next(opened: Opened) -> None:
+    one, other = await opened(), await opened()
+    await one.put("a", "5", content_type="text/plain", ttl=60)
+    async with one.lock("l") as lock:
+        old = lock.fenced
+        assert await one.get("a", fence=lock) == await one.get("a")
+    async with other.lock("l") as lock:
+        before = await other.get("a")
+        found = await other.get("a", fence=lock)
+        assert found is not None
+        assert before is not None
+        assert (found.text, found.version, found.content_type) == ("5", before.version, "text/plain")
+        assert found.expires_in is not None
+        for late in (one.put("a", "6", fence=old), one.get("a", fence=old), one.delete("a", fence=old)):
+            with pytest.raises(kvstore.Fenced) as fenced:
+                await late
+            assert (fenced.value.fence, fenced.value.version) == (lock.fence, found.version)
+        await other.put("a", "6", fence=lock)
+
+
+async def test_a_key_without_a_value_remembers_a_reader(opened: Opened, clock: ShiftedClock) -> None:
+    one, other = await opened(), await opened()
+    await one.put("deleted", "x")
+    await one.delete("deleted")
+    await one.put("expired", "x", ttl=1)
+    clock.wall_shift_ms += 2_000
+    async with one.lock("l") as lock:
+        old = lock.fenced
+    async with other.lock("l") as lock:
+        for key in ("never", "deleted", "expired"):
+            assert await other.get(key, fence=lock) is None
+            with pytest.raises(kvstore.Fenced) as fenced:
+                await one.put(key, "late", fence=old)
+            assert (fenced.value.fence, fenced.value.version) == (lock.fence, None)
+        assert [entry.key async for entry in other.list()] == []
+        for key in ("never", "deleted", "expired"):
+            await other.put(key, "mine", create=True, fence=lock)
+
+
+async def test_to_read_again_under_the_same_fence_writes_nothing(db: AsyncClient, path: Path) -> None:
+    async with db.lock("l") as lock:
+        fence = lock.fenced
+        await db.get("a", fence=fence)
+    before = content_of(path)
+    for _ in range(3):
+        assert await db.get("a", fence=fence) is None
+        assert await db.batch([kvstore.Get("a", fence=fence)]) == [None]
+    assert content_of(path) == before
+
+
+async def test_what_a_fenced_read_can_not_be_is_refused(db: AsyncClient) -> None:
+    async with db.lock("l") as lock:
+        with pytest.raises(kvstore.BadFence, match=r"has never granted it; .*nothing was read"):
+            await db.get("a", fence=Fence("l", lock.fence + 1))
+        with pytest.raises(kvstore.BadFence, match="has never granted one; nothing was read"):
+            await db.get("a", fence=Fence("other", 1))
+        with pytest.raises(kvstore.BadFence, match=r"a number from 1 to .* nothing was read"):
+            await db.get("a", fence=Fence("l", 0))
+        with pytest.raises(kvstore.NeedsStrong, match="Nothing was read"):
+            await db.get("a", fence=lock, consistency="weak")
+    with pytest.raises(kvstore.LockLost):
+        await db.get("a", fence=lock)
+
+
+async def test_a_get_of_a_batch_bears_a_fence(opened: Opened) -> None:
+    one, other = await opened(), await opened()
+    await one.put("a", "5")
+    async with one.lock("l") as lock:
+        old = lock.fenced
+    async with other.lock("l") as lock:
+        found, absent = await other.batch([kvstore.Get("a", fence=lock), kvstore.Get("b", fence=lock)])
+        assert isinstance(found, kvstore.Value)
+        assert (found.text, absent) == ("5", None)
+    late = await one.batch([kvstore.Get("a", fence=old), kvstore.Put("b", "x", fence=old), kvstore.Get("a")])
+    assert [type(result) for result in late] == [kvstore.Fenced, kvstore.Fenced, kvstore.Value]
 
 
 async def test_a_dead_holders_lease_is_watched_by_no_one_and_still_ends(path: Path, clock: ShiftedClock) -> None:
