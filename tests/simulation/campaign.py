@@ -49,7 +49,7 @@ class Totals:
 
     seeds: int = 0
     simulated_s: float = 0.0
-    real_s: float = 0.0
+    core_s: float = 0.0
     operations: int = 0
     frames: int = 0
     healed_s: float = 0.0
@@ -66,7 +66,7 @@ class Totals:
             return
         report = ended.report
         self.simulated_s += report.simulated_s
-        self.real_s += report.real_s
+        self.core_s += report.core_s
         self.operations += report.operations
         self.frames += report.frames
         self.healed_s = max(self.healed_s, report.healed_s)
@@ -80,7 +80,7 @@ class Totals:
             ("seeds", f"{self.seeds:,}"),
             ("violated", f"{len(self.broken):,}"),
             ("simulated time", f"{self.simulated_s / 3600:,.1f} h"),
-            ("simulated seconds per second of one core", f"{self.simulated_s / max(self.real_s, 0.001):,.0f}"),
+            ("simulated seconds per second of one core", f"{self.simulated_s / max(self.core_s, 0.001):,.0f}"),
             ("operations", f"{self.operations:,}"),
             ("  of which " + ", ".join(f"{name} {count:,}" for name, count in sorted(self.outcomes.items())), ""),
             ("frames delivered", f"{self.frames:,}"),

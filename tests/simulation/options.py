@@ -111,7 +111,7 @@ def draw(seed: int) -> Options:
         is_on, strength = chance(probability), low * (high / low) ** random.random()
         return round(strength, 4) if is_on else 0.0
 
-    amnesia = chance(0.2)
+    amnesia = chance(0.25)
     floors = chance(0.25)
     offset_s = random.choice((1.0, 1.0, 5.0))
     return Options(
@@ -146,7 +146,7 @@ def draw(seed: int) -> Options:
         partitions_rate=some(0.5, 0.05, 0.5),
         slow_links_rate=some(0.3, 0.05, 0.3),
         parted_s=random.choice((0.5, 2.0, 5.0, 12.0)),
-        kills_rate=some(0.25, 0.05, 0.2) if amnesia else some(0.4, 0.05, 0.4),
+        kills_rate=some(1.0, 0.08, 0.3) if amnesia else some(0.4, 0.05, 0.4),
         pauses_rate=some(0.3, 0.05, 0.3),
         down_s=random.choice((0.2, 1.0, 3.0, 8.0)),
         kill_all=some(0.4, 0.1, 0.5),
