@@ -34,6 +34,7 @@ COMMANDS = {
     "status": "cli.cluster",
     "replicas": "cli.cluster",
     "repair": "cli.repair",
+    "verify": "cli.verify",
 }
 """Which module holds a command, in the order that help shows them."""
 

@@ -50,7 +50,7 @@ def show_judgement(
 
     output: "json", or anything else for words. timeline: where the page goes, in place of beside the history.
     """
-    drawn = _draw(judgement, history, timeline)
+    drawn = draw(judgement, history, timeline)
     if output == "json":
         print(json.dumps({**as_fields(judgement), "timeline": None if drawn is None else str(drawn)}))
     else:
@@ -109,8 +109,8 @@ def _words(judgement: Judgement) -> list[str]:
     return lines
 
 
-def _draw(judgement: Judgement, history: History, timeline: Path | None) -> Path | None:
-    """Where the page was written; None where there is nothing to draw, or no room for it."""
+def draw(judgement: Judgement, history: History, timeline: Path | None = None) -> Path | None:
+    """Draws the findings as a page. Where it was written; None where there is nothing to draw, or no room for it."""
     if not judgement.findings:
         return None
     path = timeline or _beside(history.source)

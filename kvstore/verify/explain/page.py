@@ -68,7 +68,7 @@ code, .op, td, .where { font-family: ui-monospace, SFMono-Regular, Menlo, Consol
 .open { border-right-style: dashed; border-top-right-radius: 0; border-bottom-right-radius: 0; }
 .op.open { -webkit-mask-image: linear-gradient(to right, #000 calc(100% - 60px), #0002);
   mask-image: linear-gradient(to right, #000 calc(100% - 60px), #0002); }
-.op.context { opacity: .42; }
+.op.context { opacity: .6; }
 .op.context:hover, .op.context:focus { opacity: 1; }
 .op.shown { border-color: var(--alarm); border-width: 2px; line-height: 23px; font-weight: 600;
   box-shadow: 0 0 0 3px var(--alarm-soft); z-index: 1; }
@@ -151,8 +151,8 @@ for (const card of document.querySelectorAll('.card')) {
       card.querySelector('.op.shown')?.scrollIntoView({ block: 'nearest', inline: 'center' });
     });
   }
-  const first = card.querySelector('.op.shown');
-  if (first) card.querySelector('.scroll').scrollLeft = Math.max(first.offsetLeft - 180, 0);
+  const lefts = ops.filter(op => op.classList.contains('shown')).map(op => op.offsetLeft);
+  if (lefts.length) card.querySelector('.scroll').scrollLeft = Math.max(Math.min(...lefts) - 180, 0);
 }
 """
 
