@@ -1,6 +1,8 @@
 """A worker process that increments one counter inside a lock: reads it, and writes one more under its fence.
 
-    python -m tests.cluster.lock_worker LOG LOCK KEY TTL ADDRESS...
+    python -m tests.cluster.lock_worker LOG LOCK KEY TTL READS ADDRESS...
+
+READS is `plainly`, or `under-the-fence`, so that no earlier holder writes from the read on.
 
 It goes on until its stdin ends. Each line of LOG is one thing that it knows to have happened, as JSON; the line is
 written before the next request is sent, so that a worker that is killed has told all but its last step. A worker that
@@ -28,10 +30,10 @@ WAIT = "20s"
 class Worker:
     """One process."""
 
-    def __init__(self, log: Path, lock: str, key: str, ttl: str, addresses: list[str]) -> None:
+    def __init__(self, log: Path, lock: str, key: str, ttl: str, reads: str, addresses: list[str]) -> None:
         self._log = log.open("a", buffering=1)
         self._pause = log.with_suffix(".pause")
-        self._lock, self._key, self._ttl = lock, key, ttl
+        self._lock, self._key, self._ttl, self._reads_fenced = lock, key, ttl, reads == "under-the-fence"
         self._clients = [Client(address) for address in addresses]
         self._turn = os.getpid() % len(addresses)
         self._name = f"w{os.getpid()}"
@@ -75,8 +77,9 @@ class Worker:
             self._release(path, grant["token"])
 
     def _increment(self, fence: int) -> None:
+        fenced = {"KV-Fence": f"{quote(self._lock, safe='')}={fence}"}
         try:
-            found = self._call("GET", f"/v1/kv/{self._key}")
+            found = self._call("GET", f"/v1/kv/{self._key}", headers=fenced if self._reads_fenced else None)
         except NoAnswer:
             return
         if found.status not in (200, 404):
@@ -86,7 +89,6 @@ class Worker:
         if self._pause.exists():
             self._pause.unlink()
             os.kill(os.getpid(), signal.SIGSTOP)
-        fenced = {"KV-Fence": f"{quote(self._lock, safe='')}={fence}"}
         try:
             written = self._call("PUT", f"/v1/kv/{self._key}", str(value).encode(), fenced)
         except NoAnswer as silence:
@@ -107,5 +109,5 @@ class Worker:
 
 
 if __name__ == "__main__":
-    _, log, lock, key, ttl, *addresses = sys.argv
-    Worker(Path(log), lock, key, ttl, addresses).run()
+    _, log, lock, key, ttl, reads, *addresses = sys.argv
+    Worker(Path(log), lock, key, ttl, reads, addresses).run()

@@ -18,6 +18,8 @@ from tests.cluster.client import Client
 from tests.cluster.harness import ClusterHarness, clean_environment, wait_until
 
 WORKERS = 8
+KEY_OF = {"plainly": "counter", "under-the-fence": "fenced-counter"}
+"""How the workers read, and the key that they count at."""
 TTL_S = 1
 PAUSED_S = 3 * TTL_S + 0.5
 """Three leases: the one thing here that needs time to pass."""
@@ -26,13 +28,13 @@ PAUSED_S = 3 * TTL_S + 0.5
 class Workers:
     """The processes, and what they have told."""
 
-    def __init__(self, folder: Path, cluster: ClusterHarness) -> None:
+    def __init__(self, folder: Path, cluster: ClusterHarness, reads: str) -> None:
         self._folder = folder
         addresses = [cluster.http_address(name) for name in cluster.names]
         self.running = [
             subprocess.Popen(
                 [sys.executable, "-m", "tests.cluster.lock_worker", str(folder / f"{number}.log"), "the lock/1",
-                 "counter", f"{TTL_S}s", *addresses],
+                 KEY_OF[reads], f"{TTL_S}s", reads, *addresses],
                 stdin=subprocess.PIPE,
                 env=clean_environment(),
             )
@@ -74,17 +76,22 @@ def _is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
+@pytest.fixture(params=KEY_OF)
+def reads(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def workers(tmp_path: Path, cluster3: ClusterHarness) -> Iterator[Workers]:
+def workers(tmp_path: Path, cluster3: ClusterHarness, reads: str) -> Iterator[Workers]:
     folder = tmp_path / "workers"
     folder.mkdir()
-    workers = Workers(folder, cluster3)
+    workers = Workers(folder, cluster3, reads)
     yield workers
     workers.close()
 
 
 def test_no_increment_is_lost_while_nodes_die_and_holders_are_paused(
-    cluster3: ClusterHarness, workers: Workers
+    cluster3: ClusterHarness, workers: Workers, reads: str
 ) -> None:
     def more(count: int) -> None:
         """Waits until so many more increments are acknowledged."""
@@ -111,7 +118,7 @@ def test_no_increment_is_lost_while_nodes_die_and_holders_are_paused(
     values = [event["value"] for event in written]
     assert len(set(values)) == len(values), "two acknowledged writes took the same step: an increment was lost"
     with_client = Client(cluster3.http_address("n1"))
-    final = int(with_client.get("counter").body)
+    final = int(with_client.get(KEY_OF[reads]).body)
     with_client.close()
     assert len(values) <= final <= len(values) + len(doubtful)
 

@@ -93,10 +93,11 @@ def workers(tmp_path: Path) -> Iterator[Workers]:
     started.close()
 
 
-def test_no_increment_is_lost_whoever_is_stopped_or_killed(workers: Workers) -> None:
+@pytest.mark.parametrize("task", ["count", "fence"])
+def test_no_increment_is_lost_whoever_is_stopped_or_killed(workers: Workers, task: str) -> None:
     source = random.Random(7)
     for _ in range(WORKERS):
-        workers.start("count")
+        workers.start(task)
     wait_until(lambda: len(workers.told("ready")) == WORKERS, "all workers to be ready", 60)
     began_s = time.monotonic()
     workers.wait_for_more(120)
@@ -118,7 +119,7 @@ def test_no_increment_is_lost_whoever_is_stopped_or_killed(workers: Workers) -> 
         workers.running[victim].kill()
         workers.running[victim].wait()
         killed.add(workers.running[victim].pid)
-        workers.start("count")
+        workers.start(task)
         workers.wait_for_more(5)
     workers.end()
     check_history(workers, killed)

@@ -2,6 +2,7 @@
 
     count   increments one counter inside a lock, reading it and then writing one more under the fence, until its stdin
             ends. If there is a file LOG.pause it stops itself (SIGSTOP) between reading and writing.
+    fence   the same, reading under the fence, too
     change  increments a bare register, INCREMENTS times
     vote    proposes itself in one vote after another
 
@@ -18,6 +19,7 @@ import select
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,22 +50,22 @@ class Worker:
         """One line of the log."""
         self._log.write(json.dumps({"what": what, "at": time.monotonic(), "pid": os.getpid(), **more}) + "\n")
 
-    def count(self) -> None:
+    def count(self, *, reads_fenced: bool = False) -> None:
         """Until stdin ends."""
         with self._db:
             self._db.get(COUNTER)
             self.tell("ready")
             while not select.select([sys.stdin], [], [], 0)[0]:
-                self._section()
+                self._section(reads_fenced)
         self.tell("done")
 
-    def _section(self) -> None:
+    def _section(self, reads_fenced: bool) -> None:
         self._sections += 1
         try:
             with self._db.lock(LOCK, ttl=TTL_S, wait=60) as lock:
                 fence = lock.fenced
                 self.tell("granted", fence=fence.fence)
-                found = self._db.get(COUNTER)
+                found = self._db.get(COUNTER, fence=fence if reads_fenced else None)
                 number = int(found.text) + 1 if found else 1
                 if self._pause.exists():
                     self._pause.unlink()
@@ -97,4 +99,10 @@ class Worker:
 
 if __name__ == "__main__":
     worker = Worker(Path(sys.argv[2]), Path(sys.argv[3]))
-    {"count": worker.count, "change": worker.change, "vote": worker.vote}[sys.argv[1]]()
+    tasks = {
+        "count": worker.count,
+        "fence": partial(worker.count, reads_fenced=True),
+        "change": worker.change,
+        "vote": worker.vote,
+    }
+    tasks[sys.argv[1]]()
