@@ -1,14 +1,17 @@
-"""`verify`: does what clients saw keep the promises? Of a history in a file."""
+"""`verify`: does what clients saw keep the promises? Of a history in a file, or of one that is made for it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from cli.errors import CommandFailed, ExitCode
-from cli.options import Choices, Duration, option, output_option_saying
+from cli.options import Choices, Duration, endpoints_option, option, output_option_saying
 from cli.verdicts import judge_aloud, show_judgement
+from cli.verification.options import running_options
 from kvstore.verify.formats import FORMATS, INITIAL, guess_format, read_as
 from kvstore.verify.history import HistoryError
 
@@ -30,19 +33,47 @@ TIME_LIMIT = "5m"
     help="Where to draw a violation, as a page for a browser; beside the history when absent.",
 )
 @option("--time-limit", type=Duration(), default=TIME_LIMIT, show_default=True, help="Then the rest is undecided.")
+@running_options
+@endpoints_option
 @output_option_saying("Words (table), or JSON; words when absent, in a pipe too.")
 @click.pass_obj
 def verify_command(
-    choices: Choices, *, history: Path | None, form: str | None, timeline: Path | None, time_limit: float
+    choices: Choices,
+    /,
+    *,
+    history: Path | None,
+    form: str | None,
+    timeline: Path | None,
+    time_limit: float,
+    local: bool,
+    **wishes: Any,
 ) -> int:
-    """Say whether a history keeps the promises: valid, violated or undecided.
+    """Say whether a history, or a cluster, keeps the promises: valid, violated or undecided.
+
+    Judges a history (--history), or makes one: with --endpoints it loads nodes that run already, for a time and at a
+    rate, and touches nothing but keys, locks and votes of its own; with --local it starts a cluster, kills, pauses and
+    parts its nodes while it loads them, and sees that it heals.
 
     The first line on stdout is the verdict. A violation is explained by the fewest operations that show it, in words
-    and as a timeline. Exit codes: 0 valid, 9 violated, 1 undecided, or the file is no history.
+    and as a timeline. Exit codes: 0 valid, 9 violated, 1 undecided, or the file is no history, or a fault was not seen
+    to act.
     """
-    if history is None:
-        raise click.UsageError("say what to judge: --history FILE")
-    return verify_history(history, form, timeline, time_limit, choices.output)
+    is_told_nodes = choices.endpoints_from is ParameterSource.COMMANDLINE
+    if (history is not None) + local + is_told_nodes > 1:
+        raise click.UsageError("give one of --history FILE, --endpoints LIST and --local")
+    if history is not None:
+        return verify_history(history, form, timeline, time_limit, choices.output)
+    if not local and choices.endpoints_from is ParameterSource.DEFAULT:
+        raise click.UsageError("say what to verify: --history FILE, --endpoints LIST or --local")
+    return verify_running(choices, local, **wishes)
+
+
+def verify_running(choices: Choices, local: bool, *, nodes: str, workload: tuple[str, ...], **wishes: Any) -> int:
+    """Makes a history, of the chosen nodes or of a cluster of our own, and judges it. The exit code."""
+    from cli.verification.runs import Wishes, verify_local, verify_nodes  # noqa: PLC0415 - the client costs time
+
+    wish = Wishes(nodes=int(nodes), workloads=workload, output=choices.output, **wishes)
+    return verify_local(wish) if local else verify_nodes(choices.endpoints, wish)
 
 
 def verify_history(path: Path, form: str | None, timeline: Path | None, time_limit_s: float, output: str | None) -> int:

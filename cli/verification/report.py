@@ -44,15 +44,6 @@ def operation_rows(history: History) -> list[dict[str, Any]]:
     return rows
 
 
-def check_rows(judgement: Judgement) -> list[dict[str, Any]]:
-    """What each checker says."""
-    parts = judgement.parts or (judgement,)
-    return [
-        {"check": one.check, "operations": one.operations, "keys": one.keys, "verdict": str(one.verdict)}
-        for one in parts
-    ]
-
-
 def fault_rows(actings: Iterable[Acting]) -> list[dict[str, Any]]:
     """What each fault did, and what was seen of it."""
     return [

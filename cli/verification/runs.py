@@ -11,15 +11,15 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cli.errors import CommandFailed, ExitCode
-from cli.output import note, wants_json
+from cli.output import note
 from cli.verification.options import DEFAULT_TIME_S
-from cli.verification.report import check_rows, exit_code, fault_rows, operation_rows, show_table
+from cli.verification.report import exit_code, fault_rows, operation_rows, show_table
 from cli.verification.watching import Watching
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ASK_WITHIN_S = 5.0
 """A node that is to be verified answers who it is within this time."""
 SHOW_EVERY_S = 0.2
+NEEDS_COPIES = "convergence"
 
 Result = TypeVar("Result")
 
@@ -64,27 +65,30 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
 
-def verify_nodes(endpoints: Sequence[str], wishes: Wishes, show: Callable[[Judgement, Path], None]) -> ExitCode:
-    """Loads nodes that run already, and judges what their clients saw. show: tells what a judgement found."""
+def verify_nodes(endpoints: Sequence[str], wishes: Wishes) -> ExitCode:
+    """Loads nodes that run already, and judges what their clients saw."""
     with Watching() as watching:
         outcome = _run(_against(endpoints, wishes, watching))
-    return _conclude(outcome, wishes, show)
+    return _conclude(outcome, wishes)
 
 
-def verify_local(wishes: Wishes, show: Callable[[Judgement, Path], None]) -> ExitCode:
+def verify_local(wishes: Wishes) -> ExitCode:
     """Starts a cluster, hurts it while it is loaded, and judges what its clients saw."""
     with Watching() as watching:
         outcome = _run(_on_our_own(wishes, watching))
-    return _conclude(outcome, wishes, show)
+    return _conclude(outcome, wishes)
 
 
 async def _against(endpoints: Sequence[str], wishes: Wishes, watching: Watching) -> Outcome:
     from kvstore.verify.load import Load, LoadPlan  # noqa: PLC0415 - `verify --help` needs no client
 
-    nodes = await _names(endpoints)
+    nodes, copies = await _asked(endpoints)
     run_id, seed, folder = _beginning(wishes)
     time_s = wishes.time_s or DEFAULT_TIME_S[False]
-    plan = LoadPlan(nodes, run_id, wishes.workloads, seed, wishes.rate, wishes.concurrency)
+    workloads = [name for name in wishes.workloads if copies > 1 or name != NEEDS_COPIES]
+    if len(workloads) < len(wishes.workloads):
+        watching.say(f"{NEEDS_COPIES} is left out: each key has one replica here, which is always equal to itself")
+    plan = LoadPlan(nodes, run_id, workloads, seed, wishes.rate, wishes.concurrency)
     watching.say(f"{len(nodes)} nodes, {time_s:g} s, seed {seed}; all names begin with {plan.prefix}")
     notes: list[str] = []
     with _history(folder).open("wb") as file:
@@ -140,18 +144,23 @@ async def _on_our_own(wishes: Wishes, watching: Watching) -> Outcome:
     return Outcome(run_id, seed, folder, result.history, result.actings, result.unseen, result.owed)
 
 
-async def _names(endpoints: Sequence[str]) -> dict[str, str]:
-    """Each node's own name and its address. Those that do not answer go by their address, and are told."""
+async def _asked(endpoints: Sequence[str]) -> tuple[dict[str, str], int]:
+    """Each node's own name and its address, and how many replicas a key has.
+
+    Nodes that do not answer go by their address, and are told.
+    """
     from kvstore.client_errors import ClientError, NoNodeReachable  # noqa: PLC0415
     from kvstore.http_client import HttpClient  # noqa: PLC0415
 
     named: dict[str, str] = {}
-    failed = []
+    failed, copies = [], 0
     async with HttpClient(endpoints) as client:
         for url in client.endpoints:
             try:
                 answer = await client.request("GET", "/v1/cluster", only=url, timeout_s=ASK_WITHIN_S)
-                named[str(answer.json()["node"])] = url
+                page = answer.json()
+                named[str(page["node"])] = url
+                copies = max(copies, int(page["n"]))
             except (ClientError, ValueError, KeyError, TypeError) as error:
                 failed.append(str(error))
                 named[url] = url
@@ -159,7 +168,7 @@ async def _names(endpoints: Sequence[str]) -> dict[str, str]:
         raise NoNodeReachable("; ".join(failed))
     for reason in failed:
         note(f"kvstore verify: {reason}")
-    return named
+    return named, copies
 
 
 def _beginning(wishes: Wishes) -> tuple[str, int, Path]:
@@ -196,27 +205,29 @@ def _run(work: Coroutine[Any, Any, Result]) -> Result:
         raise CommandFailed("ended before its end; nothing was judged", ExitCode.INTERRUPTED) from None
 
 
-def _conclude(outcome: Outcome, wishes: Wishes, show: Callable[[Judgement, Path], None]) -> ExitCode:
+def _conclude(outcome: Outcome, wishes: Wishes) -> ExitCode:
     """Judges, tells, and says with which code to exit."""
-    from kvstore.verify.judge import judge  # noqa: PLC0415
+    from cli.verdicts import as_fields, draw, judge_aloud, show_judgement  # noqa: PLC0415
+    from kvstore.verify.history import History  # noqa: PLC0415
 
-    note(f"kvstore verify: judging {len(outcome.history):,} operations")
-    judgement = judge(outcome.history)
+    path = _history(outcome.folder)
+    history = History(outcome.history, str(path))
+    note(f"kvstore verify: judging {len(history):,} operations")
+    judgement = judge_aloud(history)
     code = exit_code(judgement, outcome.owed, outcome.unseen)
-    if wants_json(wishes.output):
-        print(json.dumps(_as_data(outcome, judgement, code), ensure_ascii=False))
+    if wishes.output == "json":
+        drawn = draw(judgement, history)
+        print(json.dumps({**as_fields(judgement), **_as_data(outcome, drawn, code)}, ensure_ascii=False))
     else:
-        show_table("What was done", operation_rows(outcome.history))
+        show_judgement(judgement, history)
+        print()
+        show_table("What was done", operation_rows(history))
         show_table("Faults", fault_rows(outcome.actings))
-        show_table("What was judged", check_rows(judgement))
-    show(judgement, outcome.folder)
     for line in (*outcome.owed, *outcome.notes):
         note(f"kvstore verify: {line}")
     if outcome.unseen:
         note(f"kvstore verify: inconclusive, for these faults were not seen to act: {', '.join(outcome.unseen)}")
-    note(
-        f"kvstore verify: {_in_a_word(judgement, outcome)}; seed {outcome.seed}, history in {_history(outcome.folder)}"
-    )
+    note(f"kvstore verify: {_in_a_word(judgement, outcome)}; seed {outcome.seed}, history in {path}")
     return code
 
 
@@ -230,18 +241,16 @@ def _in_a_word(judgement: Judgement, outcome: Outcome) -> str:
     return "inconclusive: nothing was broken, but not all faults acted" if outcome.unseen else "valid"
 
 
-def _as_data(outcome: Outcome, judgement: Judgement, code: ExitCode) -> dict[str, Any]:
+def _as_data(outcome: Outcome, timeline: Path | None, code: ExitCode) -> dict[str, Any]:
     return {
-        "verdict": str(judgement.verdict),
         "exit_code": int(code),
         "run": outcome.run_id,
         "seed": outcome.seed,
         "history": os.fspath(_history(outcome.folder)),
-        "operations": operation_rows(outcome.history),
-        "checks": check_rows(judgement),
-        "findings": [{"check": one.check, "key": one.key, "what": one.what} for one in judgement.findings],
+        "timeline": None if timeline is None else os.fspath(timeline),
+        "done": operation_rows(outcome.history),
         "faults": fault_rows(outcome.actings),
         "not_seen_to_act": list(outcome.unseen),
         "owed": list(outcome.owed),
-        "notes": [*judgement.notes, *outcome.notes],
+        "told": outcome.notes,
     }
