@@ -73,6 +73,8 @@ class Sweeper:
     def _sweep(self) -> None:
         now_s = self._clock.monotonic_s()
         for item in list(self._watched):
+            if item not in self._watched:
+                continue  # whoever was called before it has ended it, or has it begun: its time is not up
             if now_s >= item.deadline_s:
                 self.discard(item)
                 safely(item.expire)

@@ -99,6 +99,22 @@ async def test_what_is_over_is_not_called() -> None:
     assert item.expired_s == []
 
 
+async def test_what_another_one_ended_in_the_same_sweep_is_not_called() -> None:
+    sweeper = Sweeper(VirtualClock())
+
+    class Ending(Item):
+        def expire(self) -> None:
+            super().expire()
+            sweeper.discard(other)
+
+    one, other = Ending(deadline_s=_now_s() + 0.1), Item(deadline_s=_now_s() + 0.1, patience_s=_now_s())
+    sweeper.add(one)
+    sweeper.add(other)
+    await asyncio.sleep(1)
+    assert one.expired_s
+    assert other.expired_s == []
+
+
 async def test_a_silent_majority_expires_a_conversation() -> None:
     """The generator is closed, and an answer that comes after that is ignored."""
     cluster = await form_cluster()

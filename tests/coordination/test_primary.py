@@ -44,6 +44,20 @@ async def test_what_waited_too_long_in_the_queue_was_never_sent() -> None:
     assert cluster.values_on_disk(key) == [None, None, None]
 
 
+async def test_what_is_called_overloaded_is_not_begun_although_its_turn_came_in_the_same_moment() -> None:
+    """It and the write before it had one deadline: it was called overloaded, and then applied."""
+    cluster = await form_cluster()
+    key = cluster.key_led_by(0)
+    cluster.network.treat(Fate.SILENT, source=0)
+    writes = [asyncio.create_task(cluster.put(0, key, b"%d" % number, timeout_s=1)) for number in range(3)]
+    await asyncio.sleep(0.9)
+    cluster.network.heal()
+    surely_not = [isinstance(await write, Unavailable | Overloaded) for write in writes]
+    await asyncio.sleep(2)
+    on_disk = set(cluster.values_on_disk(key))
+    assert not any(is_told_so and b"%d" % number in on_disk for number, is_told_so in enumerate(surely_not))
+
+
 async def test_a_failing_callback_does_not_keep_the_key() -> None:
     """Whoever cannot take its outcome harms neither the next in line nor the replica that told it."""
     cluster = await form_cluster()
