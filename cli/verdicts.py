@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.errors import ExitCode
-from cli.output import note
+from cli.output import note, visible
 from cli.progress import Progress, progress_of
 from kvstore.verify.checkers.registers import Budget
 from kvstore.verify.explain.text import explain_text
@@ -56,7 +56,7 @@ def show_judgement(
     else:
         print(judgement.verdict)
         for line in _words(judgement):
-            print(line)
+            print(visible(line))
     if drawn is not None:
         note(f"timeline: {drawn}")
     return EXIT_CODES[judgement.verdict]
