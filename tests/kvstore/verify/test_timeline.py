@@ -69,7 +69,8 @@ def test_lanes_bars_and_the_few_that_can_t_be_ordered(tmp_path: Path) -> None:
         const text = selector => [...document.querySelectorAll(selector)].map(element => element.textContent);
         const boxes = [...document.querySelectorAll('.op')].map(op => op.getBoundingClientRect());
         return {title: document.title, lanes: text('.who'), shown: text('.op.shown'),
-          rows: text('tbody td:first-child'), open: text('.op.open'), narrow: boxes.filter(box => box.width < 40 || box.height < 20).length,
+          rows: text('tbody td:first-child'), open: text('.op.open'),
+          narrow: boxes.filter(box => box.width < 40 || box.height < 20).length,
           cut: [...document.querySelectorAll('.op')].filter(op => op.scrollWidth > op.clientWidth + 1).length};
         """,
         tmp_path,
