@@ -14,15 +14,6 @@ if TYPE_CHECKING:
     from kvstore.verify.history import History
     from kvstore.verify.verdict import Judgement
 
-OF_WORKLOAD = {
-    "set": ("add", "read-all"),
-    "counter": ("increment", "count"),
-    "lock": ("acquire", "renew", "release", "fenced-put"),
-    "vote": ("vote", "result"),
-    "read, write, compare-and-set": ("read", "put", "delete", "cas"),
-    "weak and eventual": ("weak-read", "weak-put", "weak-delete"),
-    "replicas looked at": ("inspect",),
-}
 OUTCOMES = ("ok", "conflict", "fail", "unknown")
 
 
@@ -34,14 +25,12 @@ def exit_code(judgement: Judgement, owed: Sequence[str], unseen: Sequence[str]) 
 
 
 def operation_rows(history: History) -> list[dict[str, Any]]:
-    """How calls ended, by what they were about."""
-    outcomes = history.outcomes()
-    rows = []
-    for name, kinds in OF_WORKLOAD.items():
-        counts = {one: sum(outcomes.get(kind, {}).get(one, 0) for kind in kinds) for one in OUTCOMES}
-        if any(counts.values()):
-            rows.append({"calls": name, **counts})
-    return rows
+    """How calls ended, workload by workload."""
+    counts: dict[str, dict[str, int]] = {}
+    for operation in history:
+        of_one = counts.setdefault(str(operation.more.get("workload", "")), dict.fromkeys(OUTCOMES, 0))
+        of_one[operation.outcome] += 1
+    return [{"workload": name, **of_one} for name, of_one in counts.items()]
 
 
 def fault_rows(actings: Iterable[Acting]) -> list[dict[str, Any]]:

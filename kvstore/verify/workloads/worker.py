@@ -119,7 +119,7 @@ class Worker:
     ) -> Told[Result]:
         """Makes the request and records it: `fields` with its invocation, `tell(result)` with its success."""
         journal, process = self._journal, self.process
-        where = {} if self.node is None else {"node": self.node}
+        where = {"workload": self._workload, **({} if self.node is None else {"node": self.node})}
         start_s = journal.clock()
         call = journal.recorder.begin(process, kind, key, **{**where, **fields})
         outcome, told, error, result = Outcome.UNKNOWN, {}, None, None
