@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test lint bench bench-locks convergence clean
+.PHONY: run test lint bench bench-locks convergence campaign clean
 
 run: $(VENV)/.runs
 	@exec $(BIN)/kvstore dev
@@ -30,6 +30,13 @@ bench-locks: $(VENV)/.develops
 # A node away, and a partition, with 100,000 keys: equal databases within a minute.
 convergence: $(VENV)/.develops
 	$(BIN)/python -m tests.cluster.convergence
+
+# Hours: ten thousand simulated seeds, then every workload under every fault on real processes.
+campaign: $(VENV)/.develops
+	@code=0; \
+	$(BIN)/python -m tests.simulation.campaign --seeds 10000 || code=$$?; \
+	$(BIN)/python -m tests.verify.campaign || code=$$?; \
+	exit $$code
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
