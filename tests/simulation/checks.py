@@ -7,8 +7,10 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from cluster.locks.vote import Voted
+from kvstore.verify.checkers import registers
+from kvstore.verify.verdict import Verdict
 from storage.fences import joined
-from tests.simulation.journal import Operation, Violation, is_optional, is_write, strong_history
+from tests.simulation.journal import Operation, Violation, history_of, is_write
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -96,62 +98,21 @@ def judge(world: World) -> None:
         _versions_are_values(world, key, operations)
         _nothing_acknowledged_is_lost(world, key, operations)
         _fences_hold(world, key, operations)
-        linearizable(key, operations)
+    _is_linearizable(world)
 
 
-def linearizable(key: str, operations: list[Operation]) -> None:
-    """Strong operations have an order that explains them."""
-    history = strong_history(operations)
-    if not _Search(history).finds():
+def _is_linearizable(world: World) -> None:
+    """Strong operations have an order that explains them, with weak writes as blind ones between them."""
+    judgement = registers.check(history_of(world.journal.operations))
+    if judgement.verdict is not Verdict.VALID:
+        finding = judgement.findings[0] if judgement.findings else None
+        key = finding.key if finding is not None else judgement.undecided[0]
         told = "\n".join(
-            f"  {one.start:.4f}..{one.end or 9999:.4f} {one.process} {one.kind} {one.expected or ''} {one.value or ''} "
-            f"{one.outcome} {one.seen if one.seen is not None else ''}"
-            for one in history
+            f"  {one.start:.4f}..{one.end or float('inf'):.4f} {one.process} {one.kind} {one.expected or ''} "
+            f"{one.value or ''} {one.outcome} {one.seen or ''}"
+            for one in world.journal.by_key()[key]
         )
-        raise Violation(f"{key} is not linearizable:\n{told}")
-
-
-class _Search:
-    """Wing and Gong with Lowe's memory, over what strong_history() leaves."""
-
-    def __init__(self, history: list[Operation]) -> None:
-        never = float("inf")
-        self._calls: list[tuple[float, float, str, str | None, str | None]] = []
-        self._must = 0
-        for number, one in enumerate(history):
-            optional = is_optional(one)
-            end = never if optional or one.end is None else one.end
-            kind = "cas" if one.kind in ("cas", "expiry") else "write"
-            if one.kind == "read" or one.outcome == "conflict":
-                self._calls.append((one.start, end, "read", None, one.seen))
-            else:
-                self._calls.append((one.start, end, kind, one.expected, one.value))
-            self._must |= 0 if optional else 1 << number
-
-    def finds(self) -> bool:
-        """Whether there is an order. A stack of its own, for histories are longer than Python's is deep."""
-        calls, must = self._calls, self._must
-        tried: set[tuple[int, str | None]] = set()
-        stack: list[tuple[int, str | None]] = [(0, None)]
-        while stack:
-            done, current = stack.pop()
-            if done & must == must:
-                return True
-            if (done, current) in tried:
-                continue
-            tried.add((done, current))
-            open_ = [(number, call) for number, call in enumerate(calls) if not done >> number & 1]
-            first_end = min(call[1] for _, call in open_)
-            # Reads that fit are taken at once: they change nothing, and nothing is gained by waiting.
-            for number, (start, _, kind, _expected, value) in open_:
-                if kind == "read" and start <= first_end and value == current:
-                    stack.append((done | 1 << number, current))
-                    break
-            else:
-                for number, (start, _, kind, expected, value) in reversed(open_):
-                    if start <= first_end and kind != "read" and (kind == "write" or expected == current):
-                        stack.append((done | 1 << number, value))
-        return False
+        raise Violation(f"{key} is not linearizable, {judgement.verdict}:\n{told}")
 
 
 def _values_were_written(key: str, operations: list[Operation]) -> None:

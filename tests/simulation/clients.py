@@ -272,7 +272,6 @@ class Client:
         elif isinstance(outcome, Unknown | Broken):
             if isinstance(outcome, Unknown):
                 operation.version = outcome.version or 0
-            operation.end = None
             self._tell(operation, slot, "unknown")
         else:
             assert isinstance(outcome, Unavailable | Overloaded | NoRoom | Refused), outcome

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec import UNSET
+
+from kvstore.verify import history as verify
+from kvstore.verify.history import History
 
 STEP_S = 1e-9
 """Two events at one moment of the simulation still have an order."""
@@ -73,30 +78,34 @@ def is_write(operation: Operation) -> bool:
     return operation.kind not in ("read", "weak-read")
 
 
-def strong_history(operations: Iterable[Operation]) -> list[Operation]:
-    """What must be linearizable: strong operations, and weak writes as blind ones that happen some time, or never.
-
-    Of writes that may be left out, those are whose value nobody saw: they explain nothing. Where such a value could
-    expire it explains as much as a deletion does.
-    """
-    kept = [one for one in operations if one.kind != "weak-read" and one.outcome != "fail"]
-    expiring = {one.expected for one in kept if one.kind == "expiry"}
-    seen = {one.seen for one in kept} | {one.expected for one in kept if one.kind == "cas"}
-    there = seen | {one.value for one in kept if is_write(one) and not is_optional(one)}
-    history: list[Operation] = []
-    for one in kept:
-        if one.kind == "expiry":
-            if one.expected in there:
-                history.append(one)
-        elif one.outcome == "conflict" or not is_optional(one) or one.value is None or one.value in seen:
-            history.append(one)
-        elif one.value in expiring:
-            history.append(replace(one, value=None))
-    return history
-
-
 def is_optional(one: Operation) -> bool:
     """Whether it may never have taken effect, as far as strong readers are concerned."""
-    if one.kind == "expiry":
-        return True
     return is_write(one) and one.outcome != "conflict" and (one.kind.startswith("weak") or one.outcome == "unknown")
+
+
+def history_of(operations: Iterable[Operation]) -> History:
+    """The same for the checkers of kvstore/verify. That a value may expire is a compare-and-set of unknown outcome:
+    it deletes this value and no other, at some moment or never."""
+    operations = list(operations)
+    moments = sorted({moment for one in operations for moment in (one.start, one.end) if moment is not None})
+    order = {moment: number for number, moment in enumerate(moments)}
+    return History(_told(one, order) for one in operations)
+
+
+def _told(one: Operation, order: dict[float, int]) -> verify.Operation:
+    is_open = one.end is None or one.outcome == "unknown"
+    kind = "cas" if one.kind == "expiry" else one.kind
+    return verify.Operation(
+        process=one.process,
+        kind=kind,
+        key=one.key,
+        argument=one.value if is_write(one) else None,
+        expected=one.expected if kind == "cas" else UNSET,
+        start=one.start,
+        end=None if is_open else one.end,
+        outcome=verify.Outcome(one.outcome),
+        result=one.seen if one.outcome == "conflict" or (one.outcome == "ok" and not is_write(one)) else UNSET,
+        invoked=order[one.start],
+        completed=None if is_open or one.end is None else order[one.end],
+        more={"fence": one.fence} if one.fence else {},
+    )

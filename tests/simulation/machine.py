@@ -29,9 +29,15 @@ PLENTY_BYTES = 1 << 40
 class Broken:
     """The connection to the node ended before an answer: nobody knows."""
 
+    def __repr__(self) -> str:
+        return "the connection broke"
+
 
 class Refused:
     """Nobody listens at that address: nothing was sent."""
+
+    def __repr__(self) -> str:
+        return "the connection was refused"
 
 
 BROKEN, REFUSED = Broken(), Refused()
