@@ -40,6 +40,7 @@ REPEATED_S = 0.05
 """How much later at most its double comes."""
 LOOK_AGAIN_S = 0.02
 """How often a direction that is held up looks whether it still is."""
+CLOSE_WITHIN_S = 5.0
 REPEATABLE = (Read, Prepare, Accept, Heartbeat)
 
 Pair = tuple[str, str]
@@ -102,7 +103,8 @@ class Links:
             server.close()
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_WITHIN_S)
 
     # -- what happens to links -------------------------------------------------------------------------------------
 
@@ -286,9 +288,11 @@ class _Direction:
                 continue
             wait_s = self._queue[0][0] - self._now_s()
             if wait_s > 0:
+                # Not wait_for(), which in Python 3.11 may lose a cancellation that comes with what it waits for.
                 self._has_more.clear()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._has_more.wait(), wait_s)
+                timer = asyncio.get_running_loop().call_later(wait_s, self._has_more.set)
+                await self._has_more.wait()
+                timer.cancel()
                 continue
             _, _, frame = heapq.heappop(self._queue)
             self._queued_bytes -= len(frame)
