@@ -117,6 +117,10 @@ async def _on_our_own(wishes: Wishes, watching: Watching) -> Outcome:
     from kvstore.verify.faults.schedule import chosen_kinds  # noqa: PLC0415
     from kvstore.verify.local_run import LocalPlan, run_local  # noqa: PLC0415
 
+    try:
+        faults = chosen_kinds(wishes.faults)
+    except ValueError as error:
+        raise CommandFailed(f"--faults: {error}", ExitCode.USAGE) from None
     run_id, seed, folder = _beginning(wishes)
     nodes = folder / "nodes"
     nodes.mkdir()
@@ -128,7 +132,7 @@ async def _on_our_own(wishes: Wishes, watching: Watching) -> Outcome:
         run_id=run_id,
         nodes=wishes.nodes,
         workloads=wishes.workloads,
-        faults=chosen_kinds(wishes.faults),
+        faults=faults,
         time_s=time_s,
         seed=seed,
         rate=wishes.rate,
@@ -141,7 +145,8 @@ async def _on_our_own(wishes: Wishes, watching: Watching) -> Outcome:
         raise CommandFailed(f"the cluster did not come about: {failed}; its logs are in {nodes}") from failed
     if not wishes.keep and not result.owed:
         shutil.rmtree(nodes, ignore_errors=True)
-    return Outcome(run_id, seed, folder, result.history, result.actings, result.unseen, result.owed)
+    notes = [result.skipped] if result.skipped else []
+    return Outcome(run_id, seed, folder, result.history, result.actings, result.unseen, result.owed, notes)
 
 
 async def _asked(endpoints: Sequence[str]) -> tuple[dict[str, str], int]:

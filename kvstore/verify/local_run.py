@@ -17,6 +17,7 @@ from typing import Protocol
 from kvstore.client.connecting import connect_async
 from kvstore.errors import KvstoreError
 from kvstore.verify.faults.cluster import ClusterFailed, LocalCluster
+from kvstore.verify.faults.disk import DiskFull
 from kvstore.verify.faults.schedule import Acting, Schedule
 from kvstore.verify.faults.small_disk import NoSmallDisk, SmallDisk
 from kvstore.verify.history import History
@@ -74,19 +75,24 @@ class LocalResult:
     """Kinds of faults that were wished for and not seen to act."""
     owed: list[str] = field(default_factory=list)
     """What the healed cluster did not do."""
+    skipped: str = ""
+    """Why a kind was left out that can't be tried on this machine."""
     seconds: float = 0.0
 
 
 async def run_local(plan: LocalPlan, watcher: Watcher) -> LocalResult:
     """The whole run. Raises ClusterFailed when the cluster does not come about."""
     began_s = time.monotonic()
-    disk = await _small_disk(plan, watcher)
+    disk, skipped = await _small_disk(plan)
+    faults = [kind for kind in plan.faults if not (skipped and kind == DiskFull.name)]
+    if skipped:
+        watcher.say(skipped)
     cluster = LocalCluster(
         plan.folder, plan.nodes, plan.serve, dice=random.Random(f"{plan.seed}/links"), small_disk=disk
     )
     async with cluster:
         watcher.say(f"{plan.nodes} nodes are ready after {time.monotonic() - began_s:.1f} s")
-        schedule = Schedule(cluster, plan.faults, plan.time_s, plan.seed)
+        schedule = Schedule(cluster, faults, plan.time_s, plan.seed)
         for acting in schedule.actings:
             watcher.say(f"plan: {acting.for_s:.1f} s of {acting.name}: {acting.fault.says}")
         load_plan = LoadPlan(
@@ -106,20 +112,20 @@ async def run_local(plan: LocalPlan, watcher: Watcher) -> LocalResult:
                     owed = await load.finish()
                 schedule.count(load.journal.efforts)
                 history = load.history()
-    return LocalResult(history, schedule.actings, schedule.missed(), owed, time.monotonic() - began_s)
+    return LocalResult(history, schedule.actings, schedule.missed(), owed, skipped, time.monotonic() - began_s)
 
 
-async def _small_disk(plan: LocalPlan, watcher: Watcher) -> SmallDisk | None:
-    if "disk-full" not in plan.faults:
-        return None
+async def _small_disk(plan: LocalPlan) -> tuple[SmallDisk | None, str]:
+    """A disk for the last node, where its filling is wished for; or why there is none."""
+    if DiskFull.name not in plan.faults:
+        return None, ""
     disk = SmallDisk(plan.folder / f"n{plan.nodes}" / "data")
     try:
         await disk.mount()
     except NoSmallDisk as reason:
-        watcher.say(f"disk-full can't be tried: {reason}")
         await disk.close()
-        return None
-    return disk
+        return None, f"{DiskFull.name} is left out: {reason}"
+    return disk, ""
 
 
 async def _load_and_hurt(
@@ -132,7 +138,7 @@ async def _load_and_hurt(
 
     async def hurt() -> None:
         await asyncio.sleep(WARM_S)
-        if plan.faults:
+        if schedule.actings:
             await schedule.run(watcher.say)
         await asyncio.sleep(max(0.0, end_s - time.monotonic()))
 

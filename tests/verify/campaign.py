@@ -123,6 +123,7 @@ def note(result: LocalResult, row: Row) -> None:
     row.slowed += sum(acting.slowed for acting in result.actings)
     row.has_acted = row.has_acted and not result.unseen
     row.owed += result.owed
+    row.seen += [result.skipped] if result.skipped else []
     row.seen += [acting.seen or acting.why_not or "nothing" for acting in result.actings]
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import signal
 
+from kvstore.verify.faults.cluster import ClusterFailed
 from kvstore.verify.faults.fault import Fault, NotNow
+
+WELL_WITHIN_S = 20.0
+"""Before a folder is lost: as long as a clock may be wrong that another fault has set."""
 
 
 class Kill(Fault):
@@ -99,9 +103,10 @@ class LostFolder(Fault):
 
     async def begin(self) -> None:
         """Only while all are well: two nodes that have forgotten are more than a majority of three can do without."""
-        for name in self._cluster.names:
-            if (reason := await self._cluster.unready(name)) is not None:
-                raise NotNow(f"{name} is not well: {reason}")
+        try:
+            await self._cluster.wait_ready(within_s=WELL_WITHIN_S)
+        except ClusterFailed as failed:
+            raise NotNow(str(failed)) from failed
         self._before = await self._cluster.incarnation(self._victim)
         await self._cluster.kill(self._victim)
         self._cluster.lose_folder(self._victim)
