@@ -129,7 +129,7 @@ class Load:
         prefix, deleted = self.plan.prefix, 0
         try:
             async with AsyncClient(HttpStore(list(self.plan.nodes.values()), timeout_s=FINISH_TIMEOUT_S)) as client:
-                keys = [entry.key async for entry in client.list(prefix, limit=None)]
+                keys = [entry.key async for entry in client.list(prefix, consistency="strong")]
                 for start in range(0, len(keys), CLEAN_BATCH):
                     batch = keys[start : start + CLEAN_BATCH]
                     results = await client.batch([Delete(key) for key in batch])
