@@ -42,6 +42,7 @@ class WrongClockWorld(World):
         while True:
             ballot = self.tick(node, above)
             record = Record(ballot, ballot, True, value)
+            self.written.add(ballot)
             write = self.rules.weak_write(
                 KEY,
                 record,
