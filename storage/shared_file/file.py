@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,8 @@ from storage.sqlite.writer import DAMAGE, refuse_unless_taken
 T = TypeVar("T")
 
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+LOOKS_MAX, LOOK_AGAIN_S = 40, 0.05
+"""How often, and at which interval, a file is looked into that may be in the making: that takes some milliseconds."""
 _NOT_OURS = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY)
 
 
@@ -146,6 +149,19 @@ class SharedFile:
         """Looks into the file without a lock and without any effect on it, not even on a write-ahead log beside it."""
         if not os.path.exists(self.path) or os.path.getsize(self.path) == 0:
             return
+        for look in range(1, LOOKS_MAX + 1):
+            try:
+                self._look_into()
+            except FileUnusable:
+                # Without its lock, a file that is just being made looks like anything; but its journal is there.
+                if look == LOOKS_MAX or not os.path.exists(f"{self.path}-journal"):
+                    raise
+                time.sleep(LOOK_AGAIN_S)
+            else:
+                return
+
+    def _look_into(self) -> None:
+        """Raises FileUnusable for what is not ours."""
         try:
             looking = sqlite3.connect(f"file:{quote(self.path)}?mode=ro&immutable=1", uri=True, isolation_level=None)
             try:

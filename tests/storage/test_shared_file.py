@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -499,3 +500,32 @@ def test_what_is_acknowledged_was_synced_journal_and_file_and_the_journals_end(
             assert not unsynced, "acknowledged before it was on disk"
             seen += 1
     assert seen >= 5
+
+
+def test_a_file_that_another_process_is_just_making_is_no_strangers(tmp_path: Path) -> None:
+    """Its first pages are on their way to the disk: some are there, and the first is not yet."""
+    made, path = tmp_path / "made.db", tmp_path / "app.db"
+    first = SharedFile(made)
+    first.write(lambda file: file.next_version(1))
+    first.close()
+    whole = made.read_bytes()
+    path.write_bytes(bytes(4096) + whole[4096:])
+    Path(f"{path}-journal").write_bytes(b"being written")
+
+    def finish() -> None:
+        path.write_bytes(whole)
+        Path(f"{path}-journal").write_bytes(bytes(512))
+
+    making = threading.Timer(0.2, finish)
+    making.start()
+    second = SharedFile(path)
+    assert second.read(lambda file: True)
+    second.close()
+    making.join()
+
+
+def test_a_stranger_without_a_journal_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it was looked at again"))
+    (tmp_path / "app.db").write_bytes(b"this is no database of anybody's" * 200)
+    with pytest.raises(FileUnusable):
+        SharedFile(tmp_path / "app.db").read(lambda file: True)
