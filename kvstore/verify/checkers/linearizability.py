@@ -61,8 +61,8 @@ class _Moment(NamedTuple):
     """Definite ones in flight, the one that completes soonest last, for it is tried first."""
     unseen: int
     """Bits of blind changes to UNSEEN among them."""
-    optional: int
-    """How many optional changes were invoked before."""
+    available: int
+    """Bits of the optional changes that were invoked before."""
     resets: int
     """Bits of changes among `changes` that leave a state of their own, whatever they met."""
     foreseen: tuple[tuple[int, str, int], ...]
@@ -80,11 +80,11 @@ class Search:
     def __init__(self, steps: Iterable[Step], initial: Iterable[State]) -> None:
         """initial: the state at the beginning, or several if it is one of them and not known which."""
         ordered = sorted(steps, key=lambda step: step.invoked)
-        self._optional = [step for step in ordered if step.completed is None and step.is_change]
+        optional = [step for step in ordered if step.completed is None and step.is_change]
         definite = [step for step in ordered if step.completed is not None]
         self._appends = any(step.appends is not None for step in ordered)
-        self._moments = _moments(definite, self._optional, self._appends)
-        self._twins = _twins(self._optional)
+        self._moments = _moments(definite, optional, self._appends)
+        self._kinds = _kinds(optional)
         self._been: dict[tuple[int, State, int], list[int]] = {}
         self._open: list[_Node] = []
         self.completions = sorted(step.completed for step in definite if step.completed is not None)
@@ -144,7 +144,7 @@ class Search:
     def _expand(self, node: _Node) -> None:
         passed, state, done, used = node
         moment = self._moments[passed]
-        if moment.optional:
+        if moment.available:
             self._try_optional(node, moment)
         for bit, step in moment.changes:
             if done & bit:
@@ -160,24 +160,20 @@ class Search:
 
     def _try_optional(self, node: _Node, moment: _Moment) -> None:
         passed, state, done, used = node
-        needed = None if self._appends else self._needed(moment, done, used)
-        tried: set[int] = set()
-        for index in range(moment.optional):
-            twin = self._twins[index]
-            if used >> index & 1 or twin in tried:
-                continue
-            tried.add(twin)
-            step = self._optional[index]
-            if step.accepts is not None and state not in step.accepts:
+        free = moment.available & ~used
+        needed = None if self._appends else self._needed(moment, done, free)
+        for step, twins in self._kinds:
+            mine = twins & free
+            if not mine or (step.accepts is not None and state not in step.accepts):
                 continue
             target = step.target if step.appends is None else f"{state}{step.appends}"
             if target == state or (needed is not None and target not in needed):
                 continue
             hidden = moment.unseen if step.accepts is None and step.appends is None else 0
-            self._reach(passed, target, done | hidden, used | 1 << index)
+            self._reach(passed, target, done | hidden, used | (mine & -mine))
 
-    def _needed(self, moment: _Moment, done: int, used: int) -> set[State]:
-        """The states that somebody waits for."""
+    def _needed(self, moment: _Moment, done: int, free: int) -> set[State]:
+        """The states that somebody waits for. `free`: the optional changes that are left."""
         needed: set[State] = set()
         for bit, accepts in moment.observers:
             if not done & bit:
@@ -185,11 +181,7 @@ class Search:
         for bit, step in moment.changes:
             if not done & bit and step.accepts is not None:
                 needed |= step.accepts
-        conditional = [
-            step
-            for index, step in enumerate(self._optional[: moment.optional])
-            if step.accepts is not None and not used >> index & 1
-        ]
+        conditional = [step for step, twins in self._kinds if step.accepts is not None and twins & free]
         grows = True
         while grows and conditional:
             useful = [step for step in conditional if step.target in needed]
@@ -211,10 +203,13 @@ class Search:
         return False
 
 
-def _twins(optional: Sequence[Step]) -> list[int]:
-    """For each the first one that does the same thing."""
-    first: dict[tuple[object, ...], int] = {}
-    return [first.setdefault((step.accepts, step.target, step.appends), index) for index, step in enumerate(optional)]
+def _kinds(optional: Sequence[Step]) -> list[tuple[Step, int]]:
+    """One of each that do the same thing, and the bits of all of those."""
+    kinds: dict[tuple[object, ...], tuple[Step, int]] = {}
+    for index, step in enumerate(optional):
+        does = step.accepts, step.target, step.appends
+        kinds[does] = step, kinds.get(does, (step, 0))[1] | 1 << index
+    return list(kinds.values())
 
 
 def _moments(definite: Sequence[Step], optional: Sequence[Step], appends: bool) -> list[_Moment]:
@@ -246,7 +241,7 @@ def _moments(definite: Sequence[Step], optional: Sequence[Step], appends: bool) 
         ahead = tuple(
             (next((bit for bit, other in pending if other is read), 0), text, place) for read, text, place in reads
         )
-        moments.append(_Moment(must, observers, tuple(changes), unseen, optionals, resets, ahead))
+        moments.append(_Moment(must, observers, tuple(changes), unseen, (1 << optionals) - 1, resets, ahead))
         free.append(must)
     return moments
 

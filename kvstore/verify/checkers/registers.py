@@ -30,6 +30,7 @@ import orjson
 from msgspec import UNSET
 
 from kvstore.verify.checkers.linearizability import UNSEEN, Search, State, Step
+from kvstore.verify.checkers.windows import stretches
 from kvstore.verify.history import History, Kind, Operation, Outcome
 from kvstore.verify.verdict import Finding, Judgement, Verdict
 
@@ -101,7 +102,10 @@ class Translation:
                 places.setdefault(place, len(places))
         beginnings = set(places.values())
         targets = [self._target(operation, places) for operation in self.operations]
-        accepts = [self._accepts(operation, places) for operation in self.operations]
+        by_value: dict[Any, list[tuple[_Place, int]]] = {}
+        for place, number in places.items():
+            by_value.setdefault(place.value, []).append((place, number))
+        accepts = [self._accepts(operation, places, by_value) for operation in self.operations]
         self._join(targets, accepts, beginnings)
 
     def search(self) -> Search:
@@ -142,11 +146,20 @@ class Translation:
         place = _Place(_token(value), None) if value is None else _Place(_token(value), operation.version)
         return places.setdefault(place, len(places))
 
-    def _accepts(self, operation: Operation, places: Mapping[_Place, int]) -> frozenset[State] | None:
+    def _accepts(
+        self,
+        operation: Operation,
+        places: Mapping[_Place, int],
+        by_value: Mapping[Any, Sequence[tuple[_Place, int]]],
+    ) -> frozenset[State] | None:
         claim = _claim_of(operation)
         if claim is None:
             return None
-        return frozenset(number for place, number in places.items() if self._agrees(place, claim))
+        if claim.value is not UNSET:
+            likely: Iterable[tuple[_Place, int]] = by_value.get(claim.value, ())
+        else:
+            likely = places.items()
+        return frozenset(number for place, number in likely if self._agrees(place, claim))
 
     def _agrees(self, place: _Place, claim: _Claim) -> bool:
         if claim.value is not UNSET and place.value != claim.value:
@@ -331,6 +344,7 @@ def check(
     findings: list[Finding] = []
     undecided = list(keys)
     judged = sum(map(len, keys.values()))
+    tell = explain or _bare_finding
     left, slice_of = budget.steps, min(FIRST_ROUND, budget.steps_per_key)
     while undecided and left > 0 and not budget.is_over() and len(findings) < findings_max:
         still: list[str] = []
@@ -342,15 +356,18 @@ def check(
             before = search.steps
             answer = _run(search, min(slice_of - before, left), budget)
             left -= search.steps - before
+            stuck_at = search.stuck_at if answer is False else None
+            if answer is None and slice_of == FIRST_ROUND:
+                stuck_at = wrong_stretch(keys[key])
+                answer = None if stuck_at is None else False
             if answer is None:
                 searches[key] = search
                 still.append(key)
                 continue
             searches[key] = None
             progress(len(keys) - len(undecided) + number + 1 - len(still), len(keys))
-            if not answer:
-                tell = explain or _bare_finding
-                findings.append(tell(keys[key], initial, search.stuck_at))
+            if stuck_at is not None:
+                findings.append(tell(keys[key], initial, stuck_at))
         undecided = still
         if slice_of >= budget.steps_per_key:
             break
@@ -359,6 +376,18 @@ def check(
     return Judgement(NAME, verdict, tuple(findings), tuple(undecided), _notes(keys), judged, len(keys))
 
 
+def wrong_stretch(operations: Sequence[Operation]) -> int | None:
+    """The last completion of a stretch that has no order, whatever was before; None where none was found."""
+    saying = [operation for operation in operations if says_something(operation)]
+    if any(operation.kind == Kind.APPEND for operation in saying):
+        return None
+    for last, stretch in stretches(saying, [is_optional(operation) for operation in saying]):
+        if Translation(stretch, any_beginning=True).search().run(STRETCH_STEPS) is False:
+            return last
+    return None
+
+
+STRETCH_STEPS: Final = 300
 SLICE: Final = 20_000
 """Steps between two looks at the clock."""
 

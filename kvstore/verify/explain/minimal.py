@@ -18,17 +18,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
 from msgspec import UNSET
 
 from kvstore.verify.checkers.registers import NAME, Translation, says_something
+from kvstore.verify.checkers.windows import since, until
 from kvstore.verify.explain.text import told
 from kvstore.verify.history import Kind, Operation, Outcome
 from kvstore.verify.verdict import Finding
 
-TRIAL_STEPS: Final = 20_000
+TRIAL_STEPS: Final = 5_000
 """A trial that takes longer counts as "has an order": then the operations stay."""
-ALL_STEPS: Final = 3_000_000
+ALL_STEPS: Final = 500_000
 """For all trials together: some ten seconds at most."""
 FEW: Final = 4
 """So few need no cutting off of what came before."""
@@ -46,67 +46,59 @@ class _Trials:
 
     def have_none(self, operations: Sequence[Operation], any_beginning: bool) -> bool:
         """Whether it is sure that there is no order."""
+        return self.have_one(operations, any_beginning) is False
+
+    def have_one(self, operations: Sequence[Operation], any_beginning: bool) -> bool | None:
+        """Whether there is an order; None where that took too long."""
         if self.left <= 0:
             self.is_cut_short = True
-            return False
+            return None
         search = Translation(operations, self.initial, any_beginning=any_beginning).search()
         answer = search.run(min(TRIAL_STEPS, self.left))
         self.left -= search.steps + len(operations)
-        return answer is False
+        return answer
 
 
 def explain_register(operations: Sequence[Operation], initial: Any, stuck_at: int) -> Finding:
     """What to tell of a key's operations, whose completion at `stuck_at` nothing explains."""
     trials = _Trials(initial)
-    until = [left for operation in operations if (left := _until(operation, stuck_at)) is not None]
-    if not trials.have_none(until, any_beginning=False):  # a later write told a version that was read before
-        until = list(operations)
+    up_to = until(operations, stuck_at)
+    if trials.have_one(up_to, any_beginning=False):  # a later write told a version that was read before
+        up_to = list(operations)
     shown: list[Operation] = []
     any_beginning = False
-    if len(until) <= LONG:
-        shown = _fewest(until, trials, any_beginning=False)
+    if len(up_to) <= LONG:
+        shown = _fewest(up_to, trials, any_beginning=False)
     if not shown or len(shown) > FEW:
-        since = _latest_beginning(until, trials)
-        if since is not None:
-            fewer = _fewest(since, trials, any_beginning=True)
+        latest = _latest_beginning(up_to, trials)
+        if latest is not None:
+            fewer = _fewest(latest, trials, any_beginning=True)
             if not shown or len(fewer) < len(shown):
                 shown, any_beginning = fewer, True
-    shown = shown or until
+    shown = shown or up_to
     return _finding(operations, shown, trials, any_beginning)
-
-
-def _until(operation: Operation, moment: int) -> Operation | None:
-    """What can be said of it at that moment."""
-    if operation.invoked > moment:
-        return None
-    return operation if operation.completed is None or operation.completed <= moment else _opened(operation)
-
-
-def _since(operation: Operation, moment: int) -> Operation | None:
-    """What is left of it where one looks from that moment on."""
-    if operation.completed is not None and operation.completed < moment:
-        return None
-    return operation if operation.invoked >= moment else _opened(operation)
-
-
-def _opened(operation: Operation) -> Operation | None:
-    if operation.kind == Kind.READ or operation.outcome in (Outcome.CONFLICT, Outcome.FAIL):
-        return None
-    return msgspec.structs.replace(operation, completed=None, end=None, outcome=Outcome.UNKNOWN)
 
 
 def _latest_beginning(operations: Sequence[Operation], trials: _Trials) -> list[Operation] | None:
     """The operations from the latest moment on from which there is no order, whatever the key held."""
     moments = sorted(operation.invoked for operation in operations)
-    low, high = 0, len(moments)  # from moments[low] on there is none, if from anywhere
+    few, many = 0, 4
     best: list[Operation] | None = None
-    while low < high:
-        middle = (low + high) // 2
-        since = [left for operation in operations if (left := _since(operation, moments[middle])) is not None]
-        if trials.have_none(since, any_beginning=True):
-            best, low = since, middle + 1
+    while best is None:
+        left = since(operations, moments[-min(many, len(moments))])
+        if trials.have_none(left, any_beginning=True):
+            best = left
+        elif many >= len(moments) or trials.is_cut_short:
+            return None
         else:
-            high = middle
+            few, many = many, many * 2
+    while many - few > 1:
+        middle = (few + many) // 2
+        left = since(operations, moments[-min(middle, len(moments))])
+        if trials.have_none(left, any_beginning=True):
+            best, many = left, middle
+        else:
+            few = middle
     return best
 
 
