@@ -336,7 +336,8 @@ def check(
     """Whether each key's operations have an order that explains all answers.
 
     Keys are searched in rounds, each with more steps a key than the last, so that a key without an order is found
-    although another is hard. It ends with the first `findings_max` keys that have none.
+    although another is hard; where the first does not do, short stretches of the key are tried (windows.py). It ends
+    with the first `findings_max` keys that have none.
     """
     budget = budget or Budget()
     keys = per_key(history)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvstore.verify.checkers import registers
+from kvstore.verify.checkers import registers, windows
 from kvstore.verify.checkers.registers import Budget, Translation
 from kvstore.verify.explain.minimal import explain_register
 from kvstore.verify.history import History, Kind
@@ -214,6 +214,31 @@ def test_an_illegal_key_is_found_although_others_are_hard() -> None:
 
     assert judgement.verdict is Verdict.VIOLATED
     assert [finding.key for finding in judgement.findings] == ["z"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32), st.booleans(), st.sampled_from((2, 3, 1000)), st.integers(20, 120))
+def test_no_stretch_of_what_really_happened_is_wrong(seed: int, versions: bool, values: int, operations: int) -> None:
+    register = Register(random.Random(seed), processes=6, values=values, versions=versions, unknown=0.3)
+    judged = history(*register.run(operations))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "SIZES", (2, 3, 8))
+        assert registers.wrong_stretch(judged.operations) is None
+
+
+@pytest.mark.parametrize("versions", [False, True])
+def test_a_stale_read_after_much_that_may_have_happened_is_found(versions: bool) -> None:
+    """Hundreds of weak and unknown writes of four values: the search alone would try all ways to use them."""
+    events = Register(random.Random(5), processes=5, values=4, versions=versions, unknown=0.05).run(1500)
+    told = [{"told_version": 10**6 + number} if versions else {} for number in range(2)]
+    events += [*one("w", "put", value="new", **told[0]), *one("r", "read", told_value="new", **told[0])]
+    events += [*one("w", "put", value="newer", **told[1]), *one("r", "read", told_value="new", **told[0])]
+
+    judgement = registers.check(history(*events), explain=explain_register)
+
+    assert judgement.verdict is Verdict.VIOLATED
+    assert [op.kind for op in judgement.findings[0].operations] == ["put", "read"]
 
 
 def test_a_search_that_takes_too_long_is_undecided() -> None:
