@@ -37,7 +37,8 @@ def asked(operation: Operation) -> str:
         parts.append(f"→ {value_of(operation.argument)}")
     elif operation.argument is not None:
         parts.append(value_of(operation.argument))
-    parts += [f"{name} {operation.more[name]}" for name in ("lock", "fence", "ttl") if name in operation.more]
+    asks = ("ttl",) if operation.kind == Kind.ACQUIRE else ("lock", "fence", "ttl")
+    parts += [f"{name} {operation.more[name]}" for name in asks if name in operation.more]
     return " ".join(parts)
 
 

@@ -117,7 +117,7 @@ LEGEND: Final = (
         f'<span class="{name}"><i style="border-color:var(--edge);background:var(--fill)"></i>{words}</span>'
         for name, words in _NAMES
     )
-    + '<span><i style="border-color:var(--alarm);box-shadow:0 0 0 2px var(--alarm-soft)"></i>can\'t be ordered</span>'
+    + '<span><i style="border-color:var(--alarm);box-shadow:0 0 0 2px var(--alarm-soft)"></i>the violation</span>'
     + "</span>"
 )
 
