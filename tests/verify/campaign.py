@@ -34,6 +34,8 @@ from kvstore.verify.load import WORKLOADS, Load
 from kvstore.verify.local_run import LocalPlan, LocalResult, run_local
 
 TIME_S = 20.0
+TOGETHER_S = 6.0
+"""For each fault where all act in one run, at least."""
 MARKS = {"valid": "valid", "violated": "**VIOLATED**", "undecided": "undecided", "": "-"}
 WORST = ("violated", "undecided", "valid", "")
 TOGETHER = "all at once"
@@ -53,7 +55,8 @@ class Row:
     failed: int = 0
     slowed: int = 0
     seen: list[str] = field(default_factory=list)
-    has_acted: bool = True
+    missed: list[str] = field(default_factory=list)
+    """Faults that were not seen to act."""
     owed: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     """Folders of runs that somebody should look at."""
@@ -95,7 +98,7 @@ async def run_one(options: argparse.Namespace, faults: Sequence[str], workloads:
         nodes=options.nodes,
         workloads=workloads,
         faults=faults,
-        time_s=options.time,
+        time_s=max(options.time, TOGETHER_S * len(faults)),
         seed=options.seed,
         rate=options.rate,
     )
@@ -121,7 +124,7 @@ def note(result: LocalResult, row: Row) -> None:
     row.unknown += sum(operation.outcome == "unknown" for operation in result.history)
     row.failed += sum(acting.failed for acting in result.actings)
     row.slowed += sum(acting.slowed for acting in result.actings)
-    row.has_acted = row.has_acted and not result.unseen
+    row.missed += result.unseen
     row.owed += result.owed
     row.seen += [result.skipped] if result.skipped else []
     row.seen += [acting.seen or acting.why_not or "nothing" for acting in result.actings]
@@ -146,9 +149,10 @@ def told(row: Row) -> str:
     if row.fault == "none":
         seen = "no fault"
     elif row.fault == TOGETHER:
-        seen = "all were seen to act" if row.has_acted else "NOT all were seen to act"
+        seen = f"NOT SEEN TO ACT: {', '.join(row.missed)}" if row.missed else "all were seen to act"
     else:
-        seen = row.seen[0] if row.has_acted and row.seen else f"NOT SEEN TO ACT: {'; '.join(row.seen[:1])}"
+        first = row.seen[0] if row.seen else "nothing"
+        seen = f"NOT SEEN TO ACT: {first}" if row.missed else first
     return "; ".join([seen, *row.owed])
 
 
@@ -165,16 +169,16 @@ def columns(workloads: Sequence[str]) -> list[str]:
     return ["fault", *workloads, "calls", "unknown", "failed", "slowed", "seen"]
 
 
-def markdown(rows: Sequence[Row], options: argparse.Namespace) -> str:
+def markdown(rows: Sequence[Row], options: argparse.Namespace, line: str) -> str:
     """The table for people who read it later."""
     head = columns(options.workloads)
-    lines = [f"{line_of(options)}.", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines = [f"{line}.", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     lines += [f"| {' | '.join(cell.replace('|', '/') for cell in cells_of(row, options.workloads))} |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
 def line_of(options: argparse.Namespace) -> str:
-    """What was run, and when."""
+    """What is run, and when: taken before it begins, for a commit may follow meanwhile."""
     when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     how = "each workload alone" if options.apart else "all workloads at once"
@@ -182,9 +186,9 @@ def line_of(options: argparse.Namespace) -> str:
     return f"{when}, {where}: {options.nodes} nodes, {options.time:g} s for each fault, {how}, seed {options.seed}"
 
 
-def show(rows: Sequence[Row], options: argparse.Namespace) -> None:
+def show(rows: Sequence[Row], options: argparse.Namespace, line: str) -> None:
     """The table at a terminal."""
-    table = Table(title=line_of(options), title_justify="left", box=None, pad_edge=False)
+    table = Table(title=line, title_justify="left", box=None, pad_edge=False)
     for name in columns(options.workloads):
         table.add_column(name, justify="right" if name in {"calls", "unknown", "failed", "slowed"} else "left")
     for row in rows:
@@ -198,7 +202,7 @@ def code_of(rows: Sequence[Row]) -> ExitCode:
     verdicts = {verdict for row in rows for verdict in row.verdicts.values()}
     if "violated" in verdicts or any(row.owed for row in rows):
         return ExitCode.VIOLATION
-    all_acted = all(row.has_acted for row in rows)
+    all_acted = not any(row.missed for row in rows)
     return ExitCode.DONE if verdicts == {"valid"} and all_acted else ExitCode.UNEXPECTED
 
 
@@ -220,10 +224,11 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Runs the matrix; the exit code."""
     options = parsed()
+    line = line_of(options)
     rows = asyncio.run(matrix(options, lambda text: print(text, file=sys.stderr, flush=True)))
-    show(rows, options)
+    show(rows, options, line)
     if options.markdown is not None:
-        options.markdown.write_text(markdown(rows, options))
+        options.markdown.write_text(markdown(rows, options, line))
     for row in rows:
         for folder in row.kept:
             print(f"{row.fault}: look at {folder} (kvstore verify --history {folder}/history.jsonl)", file=sys.stderr)
