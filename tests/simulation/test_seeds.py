@@ -26,7 +26,7 @@ def _marked(found: dict[str, Any]) -> Any:
     return pytest.param(found, id=f"seed {found['seed']}", marks=marks)
 
 
-@pytest.mark.parametrize("found", map(_marked, REGRESSIONS))
+@pytest.mark.parametrize("found", [_marked(found) for found in REGRESSIONS])
 def test_what_was_found_once(found: dict[str, Any]) -> None:
     run_seed(found["seed"], Options(**found["options"]))
 
