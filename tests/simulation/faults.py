@@ -231,21 +231,22 @@ def _sees_no_higher_fence(base: Record | None, fence: Any) -> int:
 _LOCKS = replace(ROUGH, clients=1, lockers=5, think_s=0.2, fenced=0.6, late_holders=0.6, duration_s=15.0, lost=0.0)
 _FLOORS = replace(
     ROUGH,
-    clients=3,
-    keys=6,
+    clients=4,
+    keys=30,
+    reads=3.0,
+    puts=4.0,
+    cases=0.0,
     deletes=5.0,
-    weak_writes=3.0,
-    eventual_writes=2.0,
-    duration_s=12.0,
-    think_s=0.2,
-    partitions_rate=0.5,
-    parted_s=2.0,
-    lost=0.03,
+    duration_s=15.0,
+    think_s=0.1,
+    lost=0.12,
+    tail=0.0,
     hasty_floors=True,
-    purge_after_s=0.5,
+    purge_after_s=0.3,
     clock_offset_max_s=1.0,
-    anti_entropy_interval_s=8.0,
+    anti_entropy_interval_s=10.0,
 )
+"""Deletions that one replica misses, and keys that are left alone for long enough that this shows."""
 _AMNESIA = replace(
     ROUGH, kills_rate=0.8, wipes=4.0, down_s=0.1, partitions_rate=0.8, parted_s=2.0, clock_offset_max_s=1.0
 )
