@@ -124,7 +124,7 @@ class Schedule:
     def _draw(self, kinds: Sequence[type[Fault]]) -> list[Acting]:
         """A lane: each kind once, in any order, and again while there is time."""
         chosen = [kind for kind in kinds if kind.name in self.kinds]
-        dice = random.Random(f"{self.seed}/{kinds is HURTS}")
+        dice = random.Random(f"{self.seed}/{','.join(kind.name for kind in chosen)}")
         drawn: list[Acting] = []
         if not chosen:
             return drawn
