@@ -158,14 +158,22 @@ class Client:
             await self.write(process, slot, key, None if is_delete else self._new_value(), level=level)
 
     async def read(
-        self, process: str, slot: int, key: str, *, level: Level = Level.STRONG, timeout_s: float = 0.0
+        self,
+        process: str,
+        slot: int,
+        key: str,
+        *,
+        level: Level = Level.STRONG,
+        timeout_s: float = 0.0,
+        fence: Fence | None = None,
     ) -> Operation:
         """A read of any level; what a strong one saw is remembered."""
         timeout_s = timeout_s or self.options.timeout_s
         kind = "read" if level is Level.STRONG else "weak-read"
         needed = majority(self.n) if level is Level.STRONG else self.random.choice((1, 1, 2))
         operation = self.journal.begin(self.loop.time(), process, kind, key)
-        request = ReadRequest(key.encode(), level, needed, timeout_s)
+        request = ReadRequest(key.encode(), level, needed, timeout_s, fence)
+        operation.fence = fence.number if fence is not None else 0
         outcome = await self.ask(slot, lambda node: node.read(request), timeout_s)
         if isinstance(outcome, Found):
             record = outcome.record
@@ -174,8 +182,12 @@ class Client:
             self._end(operation, slot, "ok", value)
             if level is Level.STRONG and record is not None:
                 self.known[key] = value, operation.version
+        elif isinstance(outcome, BadFence):
+            raise Violation(f"{self.name}: the fence {operation.fence} was granted, and is called bad by n{slot}")
         else:
             self._end(operation, slot, "fail", None, type(outcome).__name__)
+            if isinstance(outcome, Conflict) and outcome.fence:
+                self.world.fences_reported.append((key, outcome.fence, operation.end or 0.0))
         return operation
 
     async def listing(self, process: str, slot: int) -> None:
@@ -359,6 +371,8 @@ class Holder(Client):
 
     async def _write_under(self, fence: Fence) -> None:
         key = f"under-{fence.lock}"
+        if self.random.random() < 0.3:
+            await self.read(self.name, self.node(), key, fence=fence)
         value = None if self.random.random() < 0.15 else self._new_value()
         await self.write(self.name, self.node(), key, value, fence=fence)
         if self.random.random() < 0.15 * (self.options.weak_writes > 0):
