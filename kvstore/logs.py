@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 
 import structlog
 
@@ -29,13 +30,32 @@ def configure(config: NodeConfig) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(Stderr()),  # type: ignore[arg-type]  # all that it asks for
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(node=config.name)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(Stderr())
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+
+
+class Stderr:
+    """Stderr for logs: a line that can't be written is lost.
+
+    It may go to a file on the very disk that is full or fails, or to a reader who has gone. What it tells of must not
+    fail for that: a node whose commit failed has to end, and has to get there.
+    """
+
+    def write(self, text: str) -> int:
+        """Writes the text, if it can be."""
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """See write."""
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def escape_key(key: bytes) -> str:

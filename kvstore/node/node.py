@@ -319,12 +319,14 @@ class Node:
 
     def _commit_failed(self, error: BaseException) -> None:
         """A write may or may not be on disk: nothing in memory can be trusted, so the process ends here and now."""
-        log.error("a commit failed; this node ends, and nothing unacknowledged was promised", error=str(error))
-        told = str(error)
-        if isinstance(error, CommitMetDamage) and self.condemn(f"a commit failed: {error.__cause__}"):
-            told += ". At the next start this database is set aside, and all is learned anew from the others"
-        print(f"kvstore: {told}", file=sys.stderr, flush=True)
-        os._exit(EXIT_FAILED)
+        try:
+            log.error("a commit failed; this node ends, and nothing unacknowledged was promised", error=str(error))
+            told = str(error)
+            if isinstance(error, CommitMetDamage) and self.condemn(f"a commit failed: {error.__cause__}"):
+                told += ". At the next start this database is set aside, and all is learned anew from the others"
+            print(f"kvstore: {told}", file=sys.stderr, flush=True)
+        finally:  # whatever becomes of these words: they may go to the disk that has just failed
+            os._exit(EXIT_FAILED)
 
 
 def _clock() -> Clock:

@@ -235,6 +235,19 @@ def test_a_write_that_fails_ends_the_process(whole: ClusterHarness) -> None:
     check_ended(whole, "disk I/O error")
 
 
+def test_a_write_that_fails_ends_a_process_whose_log_can_not_be_written_either(whole: ClusterHarness) -> None:
+    """Logs are often on the same disk. A node that lived on would refuse everything, and say that it is ready."""
+    client = Client(whole.http_address("n2"))
+    resource.prlimit(whole.pid("n1"), resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+    until_ok(lambda: client.put("small", b"value", timeout=TIMEOUT))
+    assert whole.exit_code("n1") == EXIT_FAILED
+    whole.restart("n1")
+    again = Client(whole.http_address("n1"))
+    assert until_ok(lambda: again.get("small", timeout=TIMEOUT)).body == b"value"
+    for each in (client, again):
+        each.close()
+
+
 def test_a_sync_that_fails_ends_the_process(whole: ClusterHarness) -> None:
     """What fsync said had failed may be gone from memory, too: to try again and be told that all is well is a lie."""
     if shutil.which("strace") is None:

@@ -34,6 +34,14 @@ except ZeroDivisionError:
 """
 
 
+def test_a_log_that_can_not_be_written_fails_nothing() -> None:
+    """/dev/full has no room, ever."""
+    script = SCRIPT.format(level="debug", form="json") + "\nprint('went on', flush=True)"
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=full, check=False)
+    assert ended.stdout == b"went on\n"
+
+
 def logged(level: str, form: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", SCRIPT.format(level=level, form=form)]
     return subprocess.run(command, capture_output=True, text=True, check=True)
