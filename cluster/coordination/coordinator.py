@@ -23,11 +23,13 @@ from cluster.coordination.read_repair import Repair
 from cluster.coordination.weak_writing import WeakWriter, set_once
 from cluster.levels import Level
 from cluster.membership.topology import Topology
-from cluster.protocol.changes import Put
+from cluster.protocol.changes import Put, highest_seen
 from cluster.protocol.messages import Outcome, Settled
 from cluster.protocol.reader import Agreed, NeedsSettling, Newest, StrongRead, WeakRead
 from cluster.replica.replica import Replica
 from cluster.requests import (
+    BadFence,
+    Conflict,
     Fence,
     FencedReadOutcome,
     Found,
@@ -79,7 +81,7 @@ class Coordinator:
     async def read_fenced(self, request: ReadRequest, fence: Fence) -> FencedReadOutcome:
         """Reads a key at the strong level, once it remembers the fence: from then on no earlier holder writes there."""
         deadline_s = self._context.clock.monotonic_s() + request.timeout_s
-        refusal = await self._granted.refusal(fence, request.timeout_s)
+        refusal = await self._why_not_under(fence, request.key, request.timeout_s)
         if refusal is not None:
             return refusal
         change = settle(self._context, fence)
@@ -101,7 +103,7 @@ class Coordinator:
         """Writes or deletes a key as the request's level demands."""
         deadline_s = self._context.clock.monotonic_s() + request.timeout_s
         if request.fence is not None:
-            refusal = await self._granted.refusal(request.fence, request.timeout_s)
+            refusal = await self._why_not_under(request.fence, request.key, request.timeout_s)
             if refusal is not None:
                 return refusal
         outcome: asyncio.Future[WriteOutcome] = asyncio.get_running_loop().create_future()
@@ -114,6 +116,22 @@ class Coordinator:
         else:
             self._weak_writer.begin(request, deadline_s, outcome)
         return await outcome
+
+    async def _why_not_under(
+        self, fence: Fence, key: bytes, timeout_s: float
+    ) -> Conflict | BadFence | Unavailable | Overloaded | None:
+        """Why the key must not be asked under this fence; None when it may be, and then it has the last word.
+
+        A number that is too low for the key is called so, whether its lock granted it or somebody made it up.
+        """
+        refusal = await self._granted.refusal(fence, timeout_s)
+        if isinstance(refusal, BadFence) and fence.number < refusal.highest:
+            found = await self.read(ReadRequest(key, Level.STRONG, self._topology().majority, timeout_s))
+            if isinstance(found, Found) and (seen := highest_seen(found.record, fence)) > fence.number:
+                there = found.record if found.record is not None and found.record.value is not None else None
+                version = there.origin if there is not None else None
+                return Conflict(version, found.acks, found.replicas, fence=seen)
+        return refusal
 
     def shown(self, record: Record | None) -> Record | None:
         """What a weak read makes of a record: an expired value is not there."""

@@ -14,8 +14,8 @@ import msgspec
 
 from cluster.levels import Level
 from cluster.locks.lock_state import decode, lock_key
-from cluster.protocol.changes import OLDEST, Put, Settle
-from cluster.requests import ALWAYS, Condition, Fence
+from cluster.protocol.changes import OLDEST, Put, Settle, highest_seen
+from cluster.requests import ALWAYS, Condition, Conflict, Fence
 from kvstore.client.values import Entry, Page, Value, Written
 from kvstore.embedded.told import age_of, bad_fence, conflict_error, expires_in_s, fence_error, receipt_of
 from kvstore.errors import KvstoreError
@@ -56,7 +56,7 @@ class Expired(Exception):
 
 def write(file: Writing, change: Change, now_ms: int) -> Written | KvstoreError:
     """Applies the change, or tells why not; the transaction is to be committed either way. Raises EntryDamaged."""
-    if change.fence is not None and (refusal := _never_granted(file, change.fence, "written")) is not None:
+    if change.fence is not None and (refusal := _never_granted(file, change.key, change.fence, "written")) is not None:
         return refusal
     base = file.header(change.key)
     if base is not None and base.is_expired(now_ms):
@@ -82,7 +82,7 @@ def read(file: Reading, look: Look, now_ms: int) -> Value | None:
 
 def settled(file: Writing, look: Look, now_ms: int) -> Value | KvstoreError | None:
     """The same once what is expired is deleted, and once the key remembers the fence, or why it does not."""
-    if look.fence is not None and (refusal := _never_granted(file, look.fence, "read")) is not None:
+    if look.fence is not None and (refusal := _never_granted(file, look.key, look.fence, "read")) is not None:
         return refusal
     settle(file, look.key, now_ms)
     record = file.entry(look.key)
@@ -96,9 +96,16 @@ def settled(file: Writing, look: Look, now_ms: int) -> Value | KvstoreError | No
     return shown(look, record, now_ms)
 
 
-def _never_granted(file: Reading, fence: Fence, done: str) -> KvstoreError | None:
+def _never_granted(file: Reading, key: bytes, fence: Fence, done: str) -> KvstoreError | None:
+    """Why the fence is none; one that is too low for the key is called so, whether it was granted or made up."""
     lock = decode(file.register(lock_key(fence.lock)).value)
-    return None if lock.may_have_granted(fence.number) else bad_fence(lock.fence, done)
+    if lock.may_have_granted(fence.number):
+        return None
+    base = file.header(key)
+    if (seen := highest_seen(base, fence)) > fence.number:
+        version = base.origin if base is not None and base.value is not None else None
+        return fence_error(Conflict(version, 0, (), fence=seen), done)
+    return bad_fence(lock.fence, done)
 
 
 def settle(file: Writing, key: bytes, now_ms: int) -> None:

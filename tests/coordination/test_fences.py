@@ -12,6 +12,7 @@ from cluster.coordination.granted_fences import GrantedFences
 from cluster.coordination.listing import BEHIND_INTERNAL
 from cluster.levels import Level
 from cluster.locks.lock_state import LockState, encode, lock_key
+from cluster.locks.outcomes import LockGranted
 from cluster.membership.fitness import Bar
 from cluster.protocol.messages import Accept, Prepare, Read
 from cluster.repair.floors.loop import PASS_S, PURGE_AFTER_S
@@ -30,12 +31,14 @@ from cluster.requests import (
     ReadRequest,
     Unavailable,
     WriteOutcome,
+    WriteRequest,
     Written,
 )
 from storage.ballot import NONE
 from storage.engine import Rot
 from storage.fences import digest_of
 from storage.record import Record
+from tests.coordination.lockers import Locker
 from tests.coordination.three_nodes import Cluster, Fate, Node, form_cluster, until
 
 INTERVAL_S = 1.0
@@ -463,3 +466,22 @@ async def test_the_stores_own_keys_are_listed_in_pages() -> None:
         if after is None:
             break
     assert found == [lock_key(name) for name in names]
+
+
+async def test_a_number_that_is_too_low_for_the_key_is_fenced_whoever_made_it_up() -> None:
+    cluster = await form_cluster()
+    granted = await Locker(cluster, "holder").acquire(0, "lock")
+    assert isinstance(granted, LockGranted)
+    majority = cluster.topology.majority
+
+    def write(number: int) -> WriteRequest:
+        return WriteRequest(b"key", b"v", "", Level.STRONG, majority, 5.0, fence=Fence("lock", number))
+
+    assert isinstance(await cluster.nodes[1].write(write(granted.fence - 1)), BadFence)  # the key has seen none yet
+    written = await cluster.nodes[1].write(write(granted.fence))
+    assert isinstance(written, Written)
+    for slot in range(3):
+        refused = await cluster.nodes[slot].write(write(granted.fence - 1))
+        assert isinstance(refused, Conflict)
+        assert (refused.fence, refused.version) == (granted.fence, written.version)
+    assert isinstance(await cluster.nodes[1].write(write(granted.fence + 1)), BadFence)
