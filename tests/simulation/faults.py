@@ -248,7 +248,15 @@ _FLOORS = replace(
 )
 """Deletions that one replica misses, and keys that are left alone for long enough that this shows."""
 _AMNESIA = replace(
-    ROUGH, kills_rate=0.8, wipes=4.0, down_s=0.1, partitions_rate=0.8, parted_s=2.0, clock_offset_max_s=1.0
+    ROUGH,
+    duration_s=15.0,
+    kills_rate=1.0,
+    wipes=6.0,
+    down_s=0.1,
+    partitions_rate=0.8,
+    parted_s=1.0,
+    lost=0.05,
+    clock_offset_max_s=1.0,
 )
 
 FAULTS = (
