@@ -11,14 +11,14 @@ from kvstore.http.outgoing.answer import Answer
 from kvstore.http.routes.batch import Batch
 from kvstore.http.routes.cluster import ClusterPages
 from kvstore.http.routes.convergence import Convergence
-from kvstore.http.routes.elections import Elections
 from kvstore.http.routes.health import Health
 from kvstore.http.routes.kv import KeyValue
 from kvstore.http.routes.listing import Listing
-from kvstore.http.routes.locks import Locks
+from kvstore.http.routes.locking.elections import Elections
+from kvstore.http.routes.locking.locks import Locks
+from kvstore.http.routes.locking.votes import Votes
 from kvstore.http.routes.openapi.document import OpenApi
 from kvstore.http.routes.service import Service
-from kvstore.http.routes.votes import Votes
 
 KEYS = "/v1/kv/"
 """What comes behind this is a key."""

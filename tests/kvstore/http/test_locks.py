@@ -11,7 +11,7 @@ import structlog
 
 from cluster.locks.lock_state import TOKEN_DIGEST_BYTES, token_digest
 from cluster.requests import NoRoom, Overloaded, TimedOut, Unavailable, Unknown
-from kvstore.http.routes.leases import TOKEN_BYTES
+from kvstore.http.routes.locking.leases import TOKEN_BYTES
 from tests.kvstore.http.conftest import Node, Reply, Start
 from tests.kvstore.http.test_wire import sample
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.requests import Unknown
-from kvstore.http.routes.votes import rfc3339
+from kvstore.http.routes.locking.votes import rfc3339
 from tests.kvstore.http.conftest import Node, Reply
 from tests.kvstore.http.honest_backend import NOW_MS
 

@@ -14,7 +14,7 @@ from kvstore.http.incoming.lock_bodies import VOTE_BODY_BYTES_MAX, parse_proposa
 from kvstore.http.outgoing.answer import Answer
 from kvstore.http.outgoing.lock_outcomes import PROPOSE_UNKNOWN, change_problem, look_problem
 from kvstore.http.outgoing.problems import Problem
-from kvstore.http.routes.leases import counted, json_answer, read_json, require_answerable, require_sendable
+from kvstore.http.routes.locking.leases import counted, json_answer, read_json, require_answerable, require_sendable
 from kvstore.http.routes.service import Service
 
 

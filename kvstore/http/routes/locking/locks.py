@@ -11,7 +11,7 @@ from kvstore.http.incoming.durations import duration_text
 from kvstore.http.incoming.lock_bodies import parse_acquire
 from kvstore.http.outgoing.answer import Answer
 from kvstore.http.outgoing.lock_outcomes import look_problem
-from kvstore.http.routes.leases import Leases, counted, expires_in_s, json_answer, require_answerable
+from kvstore.http.routes.locking.leases import Leases, counted, expires_in_s, json_answer, require_answerable
 from kvstore.http.routes.service import Service
 
 Members = dict[str, Any]

@@ -14,7 +14,7 @@ from kvstore.http.incoming.durations import duration_text
 from kvstore.http.incoming.lock_bodies import parse_campaign
 from kvstore.http.outgoing.answer import Answer
 from kvstore.http.outgoing.problems import Problem
-from kvstore.http.routes.leases import Leases, counted, expires_in_s, json_answer
+from kvstore.http.routes.locking.leases import Leases, counted, expires_in_s, json_answer
 from kvstore.http.routes.service import Service
 
 Members = dict[str, Any]

@@ -1,0 +1,1 @@
+"""Locks, votes and elections, and what they have in common."""
