@@ -152,7 +152,8 @@ class LockDesk:
             waiter.end(None if waiter.waits else Unknown(self._topology().majority, 0, (), None))
             return waiter.ended.result()
         finally:
-            if self._waiters.pop(number, None) is not None and waiter.keeper >= 0:
+            is_told = number in self._told  # then the keeper knows
+            if self._waiters.pop(number, None) is not None and waiter.keeper >= 0 and not is_told:
                 withdraw = LockWithdraw(waiter.waiting.key, self._own_slot, number)
                 self._context.transport.send(waiter.keeper, withdraw, _ignore)
 
