@@ -90,11 +90,6 @@ class Keeper:
         """When the leases of which locks may be over: a heap with each lock once."""
         self._watched: set[bytes] = set()
 
-    @property
-    def waiting(self) -> int:
-        """How many wait, in all lines here."""
-        return sum(len(kept.line) for kept in self._kept.values())
-
     # -- what desks ask ----------------------------------------------------------------------------------------
 
     def handle(self, request: Request, age_ms: int, respond: Respond, token: int) -> None:

@@ -40,6 +40,26 @@ class Busy(msgspec.Struct, frozen=True, gc=False):
     """When the first of their leases may be over, if nobody renews it."""
 
 
+class _Found:
+    """The grant that a token gives back, as the last look found it; a try in doubt may have given it back already."""
+
+    def __init__(self, token: bytes) -> None:
+        self._token = token
+        self._latest: Grant | None = None
+        self._before: Grant | None = None
+
+    def look(self, state: LockState) -> None:
+        self._latest = state.of_token(self._token)
+
+    def doubt(self) -> None:
+        """Nobody knows what became of the try that looked last."""
+        self._before = self._latest or self._before
+
+    @property
+    def grant(self) -> Grant | None:
+        return self._latest or self._before
+
+
 class Lock:
     """One lock, as one process sees it."""
 
@@ -68,15 +88,14 @@ class Lock:
 
         Raises RegisterError.
         """
-        given_back: Grant | None = None
+        found = _Found(token)
 
         def step(state: LockState, _: int) -> LockState | None:
-            nonlocal given_back
-            given_back = state.of_token(token) or given_back  # a second try may find that the first one did it
+            found.look(state)
             return released(state, token)
 
-        await self._step(step, timeout_s)
-        return given_back
+        await self._step(step, timeout_s, found.doubt)
+        return found.grant
 
     async def hand_on(self, token: bytes, heir: Wish, timeout_s: float) -> tuple[Grant | None, Held | Busy]:
         """Releases and grants to who is next in one change: what the token gave back, and what became of the heir.
@@ -84,16 +103,15 @@ class Lock:
         Raises RegisterError.
         """
         over = self._watch.over(self.key)
-        given_back: Grant | None = None
+        found = _Found(token)
 
         def step(state: LockState, now_ms: int) -> LockState | None:
-            nonlocal given_back
-            given_back = state.of_token(token) or given_back
+            found.look(state)
             left = released(state, token)
             return None if left is None else acquired(left, heir, over, now_ms) or left
 
-        state = await self._step(step, timeout_s)
-        return given_back, self._held_or_busy(state, heir)
+        state = await self._step(step, timeout_s, found.doubt)
+        return found.grant, self._held_or_busy(state, heir)
 
     async def expire(self, timeout_s: float) -> LockState:
         """Takes away the grants that are over, if there are any; the state then. Raises RegisterError."""
@@ -110,8 +128,8 @@ class Lock:
             return Held(grant)
         return Busy(state, self._watch.next_end_s(self.key) or 0.0)
 
-    async def _step(self, step: Step, timeout_s: float) -> LockState:
-        """The state after the step. Each of them may be tried again when nobody knows whether it was done."""
+    async def _step(self, step: Step, timeout_s: float, on_doubt: Callable[[], None] | None = None) -> LockState:
+        """The state after the step. Each of them may be tried again when nobody knows whether it was done: on_doubt."""
 
         def function(value: bytes | None, now_ms: int) -> bytes | None:
             before = decode(value)
@@ -125,6 +143,8 @@ class Lock:
             except MayBeChanged:
                 if self._watch.now_s + PAUSE_S >= ends_s:
                     raise
+                if on_doubt is not None:
+                    on_doubt()
                 await asyncio.sleep(PAUSE_S)
             else:
                 return self._saw(decode(changed.value))
