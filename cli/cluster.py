@@ -37,7 +37,7 @@ class Sighting:
 @click.pass_obj
 def status_command(choices: Choices) -> None:
     """Show the members, each asked itself. Says on stderr who does not answer, and for whom deletions wait."""
-    sightings = with_client(choices, _ask_everybody)
+    sightings = with_client(choices, ask_everybody)
     answered = [sighting for sighting in sightings if sighting.overview is not None]
     if not answered:
         raise NoNodeReachable(f"no node answers at {', '.join(sighting.address for sighting in sightings)}")
@@ -57,16 +57,20 @@ def status_command(choices: Choices) -> None:
     )
 
 
-async def _ask_everybody(client: HttpClient) -> list[Sighting]:
-    """Asks the endpoints, and then every member that they name."""
+async def ask_everybody(client: HttpClient) -> list[Sighting]:
+    """Asks the endpoints, and then every other member that they name.
+
+    A member that has answered is not asked under its own address, too: from here it may not be reached there.
+    """
     first = await _ask_each(client, client.endpoints)
     asked = set(client.endpoints)
+    answered = [sighting.overview for sighting in first if sighting.overview is not None]
+    there = {overview["node"] for overview in answered}
     named = {
         f"http://{member['http']}"
-        for sighting in first
-        if sighting.overview is not None
-        for member in sighting.overview["members"]
-        if member.get("http")
+        for overview in answered
+        for member in overview["members"]
+        if member.get("http") and member["name"] not in there
     }
     return first + await _ask_each(client, sorted(named - asked))
 

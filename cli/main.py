@@ -32,6 +32,7 @@ COMMANDS = {
     "import": "cli.transfer.commands",
     "export": "cli.transfer.commands",
     "status": "cli.cluster",
+    "health": "cli.health",
     "replicas": "cli.cluster",
     "repair": "cli.repair",
     "verify": "cli.verify",
