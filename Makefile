@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test lint bench bench-locks convergence campaign clean
+.PHONY: run test lint bench bench-locks loadtest convergence campaign clean
 
 run: $(VENV)/.runs
 	@exec $(BIN)/kvstore dev
@@ -26,6 +26,13 @@ bench: $(VENV)/.develops
 # Beside etcd's, where etcd is installed.
 bench-locks: $(VENV)/.develops
 	$(BIN)/python -m loadtests.locks_versus_etcd
+
+# A fresh cluster under Locust's users for two minutes: PROFILE is steps, spike, soak or chaos; prints where the report is.
+PROFILE ?= steps
+TIME ?= 2m
+USERS ?= 60
+loadtest: $(VENV)/.develops
+	@$(BIN)/python -m loadtests --profile $(PROFILE) --time $(TIME) --users $(USERS)
 
 # A node away, and a partition, with 100,000 keys: equal databases within a minute.
 convergence: $(VENV)/.develops

@@ -1,0 +1,30 @@
+"""Which node a user asks: its own, as long as that answers, else the next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+AWAY_S = 2.0
+"""A node that failed is asked again after that."""
+
+
+class Ring:
+    """The nodes, beginning with the user's own."""
+
+    def __init__(self, nodes: Sequence[str], home: int, now_s: Callable[[], float] = time.monotonic) -> None:
+        """home: any number; the users' numbers spread them over the nodes."""
+        first = home % len(nodes)
+        self._nodes = [*nodes[first:], *nodes[:first]]
+        self._away_until_s = dict.fromkeys(self._nodes, 0.0)
+        self._now_s = now_s
+
+    def current(self) -> str:
+        """The first that is not away; when all are, the one that has been for longest."""
+        now_s = self._now_s()
+        here = (node for node in self._nodes if self._away_until_s[node] <= now_s)
+        return next(here, min(self._nodes, key=lambda node: self._away_until_s[node]))
+
+    def failed(self, node: str) -> None:
+        """It did not answer."""
+        self._away_until_s[node] = self._now_s() + AWAY_S
