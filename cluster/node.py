@@ -306,7 +306,8 @@ class ClusterNode:
         self.roster.told(beat.slot, beat.fitness | self.wall_watch.seen(beat.slot))
         told = self.recollection.beaten_by(beat)
         sequence, highest = self._engine.commit_sequence, self.ballots.highest
-        respond(token, Alive(self._clock.wall_ms(), sequence, self.fitness.bars, told, highest))
+        is_noted = self.recollection.has_noted(beat.slot)
+        respond(token, Alive(self._clock.wall_ms(), sequence, self.fitness.bars, told, highest, is_noted))
 
     def _propose(self, forward: Forward, age_ms: int, respond: Respond, token: int) -> None:
         left_s = (forward.budget_ms - age_ms) / 1000
@@ -352,7 +353,7 @@ class ClusterNode:
 
     def _beat_all(self) -> None:
         """One beat to each other member."""
-        beaten = partial(self._beaten, self._clock.monotonic_s())
+        beaten = partial(self._beaten, self._clock.monotonic_s(), self.recollection.boot)
         beat = Heartbeat(
             self._clock.wall_ms(),
             self._engine.commit_sequence,
@@ -365,11 +366,11 @@ class ClusterNode:
             if member.slot != self.slot:
                 self._transport.send(member.slot, beat, beaten)
 
-    def _beaten(self, sent_s: float, slot: int, answer: Answer) -> None:
+    def _beaten(self, sent_s: float, boot: int, slot: int, answer: Answer) -> None:
         if isinstance(answer, Alive):
             self.wall_watch.heard(slot, answer.wall_ms, sent_s)
             self.roster.told(slot, answer.fitness | self.wall_watch.seen(slot))
-            self.recollection.answered(slot, answer, sent_s)
+            self.recollection.answered(slot, answer, sent_s, boot)
 
     def _is_recent(self, ballot: int) -> bool:
         return self.ballots.now_ms() - unix_ms_of(ballot) < PREPARED_MS_MAX

@@ -163,6 +163,9 @@ class Alive(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=29):
     """What this node remembers of the one that beats; None when it never heard of it."""
     ballot: Ballot = NONE
     """No ballot that this node gave out or was told of so far is above this one."""
+    is_noted: bool = True
+    """Whether this node has on its disk whose folder the one that beats works on, or worked on before. Until then it
+    may forget that it was asked, and its word that it remembers nothing is no answer yet."""
 
 
 # -- requests --------------------------------------------------------------------------------------------------

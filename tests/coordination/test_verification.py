@@ -11,11 +11,12 @@ from cluster.levels import Level
 from cluster.membership.fitness import Bar
 from cluster.membership.peer_memory import GROWTH_WRITTEN, PEERS, PeerMemory
 from cluster.protocol.changes import SETTLE
-from cluster.protocol.messages import Accept, Forward, Heartbeat, Prepare, Read, Remembered, Unfit
+from cluster.protocol.messages import Accept, Alive, Forward, Heartbeat, Prepare, Read, Remembered, Unfit
 from cluster.repair.amnesia.recollection import LOOK_S
 from cluster.repair.amnesia.verification import UNVERIFIED_FROM, Standing, Verification
 from cluster.requests import Found, Written
 from storage.ballot import NONE
+from storage.memory import MemoryFolder
 from storage.record import Record
 from tests.coordination.three_nodes import Cluster, Fate, Node, form_cluster, until
 
@@ -87,6 +88,15 @@ def test_one_that_may_have_gone_back_in_time_is_believed_once_it_is_whole() -> N
     assert verification().answered(1, remembered(100), Bar.UNVERIFIED) is Standing.WHOLE, "a cluster starts as one"
 
 
+def test_nothing_from_one_that_may_forget_the_question_is_no_answer() -> None:
+    """It would say the same to the next folder. What it does remember counts at once."""
+    asking = verification()
+    assert asking.answered(1, None, is_noted=False) is Standing.UNVERIFIED
+    assert "n1" in asking.question
+    assert asking.answered(1, None, is_noted=True) is Standing.WHOLE
+    assert verification().answered(1, remembered(101), is_noted=False) is Standing.LOST
+
+
 def test_after_a_recovery_only_another_process_counts() -> None:
     asking = verification()
     asking.answered(1, remembered(1, "another's"))
@@ -150,6 +160,38 @@ def test_a_run_that_recovers_is_remembered_where_nothing_was() -> None:
     told = memory.tell(1, boot=9)
     assert told is not None
     assert told.was_recovering
+
+
+def test_one_of_whom_nothing_is_remembered_is_noted_when_it_asks() -> None:
+    """Its sequence counts once it is full: what it commits while it asks must not be held against it."""
+    memory = PeerMemory(None)
+    memory.asked(1, "folder", 7)
+    assert memory.has_news(1)
+    memory.told(1, 7, 30)
+    assert memory.tell(1, boot=7) is None
+    assert PeerMemory(memory.pack()).tell(1, boot=8) == Remembered("folder", 0)
+    assert not memory.has_news(1)
+    memory.asked(1, "another", 8)
+    assert memory.tell(1, boot=9) == Remembered("folder", 0), "who asks does not hide what it is measured by"
+    memory.met(1, "folder", 7, 20)
+    assert memory.tell(1, boot=7) is None
+    assert memory.tell(1, boot=8) == Remembered("folder", 30)
+    assert memory.is_worth_writing(lambda _: False)
+
+
+def test_another_folder_and_a_recovery_are_news_and_growth_is_none() -> None:
+    memory = PeerMemory(None)
+    assert not memory.has_news(1)
+    memory.met(1, "folder", 7, 10)
+    assert memory.has_news(1)
+    memory.pack()
+    memory.met(1, "folder", 8, 1000)
+    assert not memory.has_news(1)
+    memory.recovers(1, 9)
+    assert memory.has_news(1)
+    memory.pack()
+    memory.met(1, "another", 10, 1)
+    assert memory.has_news(1)
 
 
 def test_what_a_frame_says_counts_for_its_run_only() -> None:
@@ -361,3 +403,79 @@ async def test_a_single_member_verifies_itself() -> None:
     await cluster.put(0, b"key", b"value", needed=1)
     folder = await cluster.end(0)
     await settled(await cluster.begin(0, folder))
+
+
+# -- a folder that is lost soon after it was new -----------------------------------------------------------------
+
+
+async def killed(cluster: Cluster, slot: int) -> MemoryFolder:
+    """Kill -9: the folder with what is committed at this moment, and nothing of what was about to be."""
+    folder = deepcopy(cluster.nodes[slot].engine.folder)
+    folder.in_use = False
+    await cluster.end(slot)
+    return folder
+
+
+async def test_a_folder_that_is_lost_at_once_is_noticed_by_one_that_was_killed_at_once() -> None:
+    """n1 and n2 die as soon as they are formed; n0, which remembers, is cut off. n2's folder is gone."""
+    cluster = await form_cluster()
+    cluster.network.cut_off(0)
+    await killed(cluster, 2)
+    await cluster.begin(1, await killed(cluster, 1))
+    node = await cluster.begin(2)
+    await until(lambda: node.fitness.bars & Bar.RECOVERING)
+    assert "n1 remembers this member with another folder" in node.fitness.reasons[0]
+    cluster.network.rejoin(0)
+    await settled(node)
+
+
+async def test_the_question_is_answered_once_it_is_on_disk_who_asked() -> None:
+    """n0's disk hangs: killed now, it would say "nothing" to the next folder of n1 as well."""
+    cluster = await form_cluster(2)
+    for slot in (0, 1):
+        await cluster.end(slot)
+    for slot in (0, 1):
+        await cluster.add(slot)
+    cluster.network.heal()
+    cluster.nodes[0].disk.clear()
+    for node in cluster.nodes:
+        await node.load()
+        await node.start()
+    await asyncio.sleep(LONG_S)
+    assert cluster.nodes[1].fitness.bars == Bar.UNVERIFIED
+    assert "Not heard yet: n0" in cluster.nodes[1].fitness.reasons[0]
+    cluster.nodes[0].disk.set()
+    for node in cluster.nodes:
+        await settled(node)
+
+
+async def test_whoever_forgot_its_peers_is_whole_only_once_it_knows_them_again() -> None:
+    """n2 hears no beat of n1 while it recovers. Whole, it would say "nothing" if n1 lost its folder now."""
+    cluster = await form_cluster()
+    await cluster.end(2)
+    cluster.network.treat(Fate.SILENT, Heartbeat, source=1, target=2)
+    node = await cluster.begin(2)
+    await asyncio.sleep(LONG_S)
+    assert node.fitness.bars == Bar.RECOVERING
+    assert "for word of n1" in node.fitness.reasons[0]
+    cluster.network.heal()
+    await settled(node)
+    cluster.network.cut_off(0)
+    await killed(cluster, 1)
+    await cluster.begin(2, await killed(cluster, 2))
+    lost = await cluster.begin(1)
+    await until(lambda: lost.fitness.bars & Bar.RECOVERING)
+
+
+async def test_the_answer_to_a_beat_from_before_a_recovery_says_nothing_of_the_run_after_it() -> None:
+    """It was overtaken by the first beat of that run, and says that another run came: this one."""
+    cluster = await form_cluster()
+    await cluster.end(2)
+    node = await cluster.begin(2)
+    before = node.recollection.boot
+    await until(lambda: node.recollection.boot != before and not node.fitness.bars)
+    superseded = Alive(node.clock.wall_ms(), 1, 0, Remembered("other", 1, is_superseded=True))
+    node.recollection.answered(0, superseded, node.clock.monotonic_s(), before)
+    assert not node.fitness.bars
+    node.recollection.answered(0, superseded, node.clock.monotonic_s(), node.recollection.boot)
+    assert node.fitness.bars & Bar.RECOVERING

@@ -68,8 +68,6 @@ class Options:
     """Share of the kills after which the folder is gone."""
     rollbacks: float = 0.0
     """Share of them after which an older copy of the folder is there."""
-    wipes_at_once: bool = False
-    """Takes a folder also where its peers have not yet written down whose it is, which may not be noticed then."""
     rot: float = 0.0
     """Share of them after which a record is damaged."""
     cache_bytes_max: int = 1 << 24

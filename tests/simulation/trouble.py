@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import TYPE_CHECKING
 
-from cluster.membership.peer_memory import PEERS, PeerMemory
 from storage.memory import MemoryFolder
 from tests.simulation.machine import PLENTY_BYTES, RESERVE_BYTES, Machine
 
@@ -136,8 +135,7 @@ class Trouble:
         if loses == "nothing" or world.amnesiacs() or not world.is_everybody_whole():
             return None
         if loses == "all":
-            is_known = self._options.wipes_at_once or self._is_written_down(machine)
-            return machine.new_folder() if is_known else None
+            return machine.new_folder()
         copy = self._copies.get(machine.slot)
         process = machine.process
         if copy is None or process is None or copy.incarnation != machine.folder.incarnation:
@@ -153,16 +151,6 @@ class Trouble:
             return None
         del self._copies[machine.slot]
         return copy
-
-    def _is_written_down(self, machine: Machine) -> bool:
-        """Whether all peers have on disk whose folder it is: else one that is killed, too, would not know a new one."""
-        for peer in self._world.machines:
-            if peer is machine:
-                continue
-            memory = PeerMemory(peer.folder.facts.get(PEERS))._memories.get(machine.slot)
-            if memory is None or memory.last.incarnation != machine.folder.incarnation or memory.last.is_recovering:
-                return False
-        return True
 
     def _start(self, machine: Machine) -> None:
         if machine.process is None:

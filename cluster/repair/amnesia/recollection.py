@@ -3,12 +3,28 @@
 It joins the parts: what is remembered of others (membership/peer_memory.py), whether they remember more of this node
 than it does (verification.py), learning all anew (recovery.py), or single keys (quarantine.py), looking for what has
 rotted (scrubbing.py), and answering others that recover (witness.py).
+
+What is remembered of a peer is worth only what is on disk: a member that is killed forgets the rest, and would tell the
+peer's next folder that it remembers nothing. So whose folder a peer has is written down the moment it is heard, and
+
+    a question is not answered before     it is on disk who asked. So each of those by whose word a folder is whole
+                                          will tell any other folder of that member about it, killed meanwhile or not.
+                                          If it was killed before that, its word did not count, and is asked for anew;
+                                          and what was written down for nobody's use only costs a recovery
+    a recovery does not end before        the peers by whose promises it recovers have been heard, and are on disk:
+                                          whoever forgot its peers does not tell them "nothing" as one that is whole
+    a peer that recovers                  is on disk as such before this node promises anything to it: facts and
+                                          promises reach the disk in the order in which they were put
+
+What is left is a member of which those that alone can be asked have never heard: its first folder is lost, and they
+were cut off from it from the first moment on; or, among five, it was away while they lost theirs one after the other.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -24,7 +40,7 @@ from cluster.repair.parts import Parts
 from cluster.repair.scrubbing import Scrubbing
 
 LOOK_S = 1.0
-"""How often it is looked whether what is remembered of others has to go to disk."""
+"""How often it is looked whether others have grown, or started anew on their folder, so that it has to go to disk."""
 _BOOT_BITS = 63
 log = structlog.get_logger()
 
@@ -47,6 +63,7 @@ class Recollection:
         self.boot = self._new_boot()
         self._is_noting = False
         self.peers = PeerMemory(engine.facts.get(PEERS))
+        self._noted = set(self.peers.slots)  # those of whom something is on disk
         began_with = engine.commit_sequence
         if noted := engine.facts.get(UNVERIFIED_FROM):
             began_with = min(began_with, int(noted))
@@ -88,15 +105,31 @@ class Recollection:
         bars = Bar(beat.fitness)
         if bars & Bar.RECOVERING:
             self.peers.recovers(beat.slot, beat.boot)
-        elif not bars & Bar.UNVERIFIED:
+        elif bars & Bar.UNVERIFIED:
+            self.peers.asked(beat.slot, beat.incarnation, beat.boot)
+        else:
             self.peers.met(beat.slot, beat.incarnation, beat.boot, beat.commit_sequence)
+        if self.peers.has_news(beat.slot):
+            self._note_peers()
         return told
 
-    def answered(self, slot: int, alive: Alive, sent_s: float) -> None:
-        """A peer has answered the beat that was sent at that moment of the monotonic clock."""
+    def has_noted(self, slot: int) -> bool:
+        """Whether it would be noticed, if this node were killed now, that the peer comes back on another folder."""
+        return slot in self._noted
+
+    def answered(self, slot: int, alive: Alive, sent_s: float, boot: int) -> None:
+        """A peer has answered the beat that was sent at that moment of the monotonic clock, and as that run.
+
+        What it remembers besides a run that has ended in a recovery says nothing of this one: such a beat may have been
+        overtaken, and its answer then says that another run came after it, which is this one.
+        """
         self.rounds.heard(slot, alive.ballot)
-        self.recovery.heard(slot, alive.ballot, sent_s)
-        self._stand(self.verification.answered(slot, alive.remembered, Bar(alive.fitness)))
+        if boot != self.boot:
+            return
+        if slot in self._noted:
+            self.recovery.heard(slot, alive.ballot, sent_s)
+        bars = Bar(alive.fitness)
+        self._stand(self.verification.answered(slot, alive.remembered, bars, is_noted=alive.is_noted))
 
     def heard(self, slot: int, boot: int, commit_sequence: int) -> None:
         """A frame of replies came: what is acknowledged in it is covered by this sequence."""
@@ -137,7 +170,8 @@ class Recollection:
     def _begin_recovery(self) -> None:
         # What it remembers of the others is as old as the rest: it must not be held against them once it is whole.
         self.peers.forget()
-        self._commits.set_fact(PEERS, self.peers.pack())
+        self._noted = set()  # another one: what is on its way to disk counts no more
+        self._note_peers()
         self.recovery.begin(self.verification.reason)
         self._fitness.clear(Bar.UNVERIFIED)
         self._on_changed()
@@ -155,4 +189,8 @@ class Recollection:
         while True:
             await asyncio.sleep(LOOK_S)
             if self.peers.is_worth_writing(lambda slot: not self._context.transport.is_alive(slot)):
-                self._commits.set_fact(PEERS, self.peers.pack())
+                self._note_peers()
+
+    def _note_peers(self) -> None:
+        slots = self.peers.slots
+        self._commits.when(self._commits.set_fact(PEERS, self.peers.pack()), partial(self._noted.update, slots))

@@ -52,22 +52,28 @@ class Verification:
         self.reason = ""
         """Why the memory is known to be incomplete."""
 
-    def answered(self, slot: int, remembered: Remembered | None, bars: Bar = NO_BARS) -> Standing:
+    def answered(
+        self, slot: int, remembered: Remembered | None, bars: Bar = NO_BARS, *, is_noted: bool = True
+    ) -> Standing:
         """A member has told what it remembers; None is an answer. Gives where that leaves this node.
 
         bars: what stood against that member as it said so. One that lost its own memory has none of this node either.
         One that is unverified may have gone back in time, and what it remembers with it: that it remembers more counts
         once it is known to be whole, and until then it has not answered. (Else an old folder would send a member that
         has long recovered into recovery once more, and the two would wait for each other for ever.)
+
+        is_noted: whether that member has this one on its disk. One that has not may forget that it was asked, and say
+        "nothing" to the next folder, too; so it has not answered. That it remembers more counts all the same.
         """
         if bars & Bar.RECOVERING:
             return self.look()
         reason = self._contradiction(slot, remembered)
         if reason is not None and bars & Bar.UNVERIFIED:
             return self.look()
-        self._answered.add(slot)
         if reason is not None:
             self.lose(reason)
+        if is_noted:
+            self._answered.add(slot)
         return self.look()
 
     def look(self) -> Standing:
