@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test lint bench bench-locks loadtest convergence campaign clean
+.PHONY: run test lint docker-test bench bench-locks loadtest convergence campaign clean
 
 run: $(VENV)/.runs
 	@exec $(BIN)/kvstore dev
@@ -19,6 +19,10 @@ lint: $(VENV)/.develops
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Builds the images and runs the containers, with each Compose that is installed; skipped where no engine answers.
+docker-test: $(VENV)/.develops
+	@$(BIN)/python -m pytest -rs tests/docker/up_and_down.py
 
 bench: $(VENV)/.develops
 	$(BIN)/python -m loadtests.side_by_side
