@@ -10,7 +10,7 @@ import json
 import signal
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -115,9 +115,9 @@ def test_stopping_drains_and_volumes_outlive_containers(compose: Compose, cli: C
     assert cli("get", "durable").out == b"4"
 
 
-def asked(url: str, **form: str) -> Any:
-    """The JSON at this address; with a form, it is posted. None while nobody answers."""
-    body = urllib.parse.urlencode(form).encode() if form else None
+def asked(url: str, form: Mapping[str, str] | None = None) -> Any:
+    """The JSON at this address; a form is posted. None while nobody answers."""
+    body = None if form is None else urllib.parse.urlencode(form).encode()
     try:
         with urllib.request.urlopen(url, body, timeout=10) as answer:
             return json.load(answer)
@@ -129,7 +129,7 @@ def test_the_load_test_runs_on_two_workers_and_nothing_fails(compose: Compose) -
     compose("up", "-d", "locust-master", "locust-worker")
     page = compose.url("LOCUST_PORT")
     wait_until(lambda: len((asked(f"{page}/stats/requests") or {}).get("workers", [])) == 2, "two workers")
-    assert asked(f"{page}/swarm", user_count="8", spawn_rate="8")["success"]
+    assert asked(f"{page}/swarm", {"user_count": "8", "spawn_rate": "8"})["success"]
 
     def total() -> int:
         return sum(
@@ -137,7 +137,7 @@ def test_the_load_test_runs_on_two_workers_and_nothing_fails(compose: Compose) -
         )
 
     wait_until(lambda: total() > 200, "some requests")
-    asked(f"{page}/stop")
+    assert asked(f"{page}/stop", {})["success"]
     wait_until(lambda: asked(f"{page}/stats/requests")["state"] == "stopped", "the load test to end")
     end = asked(f"{page}/stats/requests")
     assert end["errors"] == []
