@@ -2,7 +2,7 @@
 
 Herlihy and Wing (1990): each operation takes effect at one moment between its invocation and its completion. The
 search (Wing, Gong 1993) builds an order from the front; Lowe (2017) remembers each (operations done, state) that it
-has been at, for the way there does not matter. Five things keep it small, and each only leaves out what can't help.
+has been at, for the way there does not matter. Seven things keep it small, and each only leaves out what can't help.
 Below, an *order* is one of all that is left to do, that explains every answer; "definite" is what surely happened.
 
 1. *A window.* What is done is told by the number of completions passed and a bit for each operation in flight, not
@@ -17,14 +17,25 @@ Below, an *order* is one of all that is left to do, that explains every answer; 
    do the same thing are used in the order of their invocation, so one way's are a subset of the other's or neither's.
 5. *A change that no observer ever accepts* is done for nothing where the state is of that kind already, or right
    before a blind change: nobody can tell. (States that the same observers accept are one state: registers.py.)
+6. *A state is not left while somebody waits for it whom no other change can serve in time.* Whoever accepts this state
+   alone must meet it before it completes; if no change to it is left that is invoked by then, this is the last chance.
+   So an operation of another state that completes before the last of those was invoked can't be done any more.
+   Where values are unique that is Gibbons and Korach's test (1997), and a wrong turn is noticed where it is taken.
+7. *Of changes in flight that do the same thing the one that completes soonest goes first:* where it has gone later,
+   that one and the one in its place can change places.
+
+What is left is tried in the order of urgency: first the change that itself, or a reader of whose state, completes
+soonest. Where many steps come no further, it goes on from a place of longer ago, and from further back each time: a
+wrong turn may lie long before the end that it leads to. No place is forgotten, so the answer is the same.
 
 Whoever uses a search gives it steps as long as they like: it stops and goes on where it was.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Hashable, Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 State = Hashable
@@ -56,9 +67,14 @@ class _Moment(NamedTuple):
 
     must: int
     """The bit of the operation that completes here."""
+    exact: Mapping[State, int]
+    """Bits of the observers in flight that accept this state alone."""
     observers: tuple[tuple[int, frozenset[State]], ...]
-    changes: tuple[tuple[int, Step], ...]
-    """Definite ones in flight, the one that completes soonest last, for it is tried first."""
+    """The other observers."""
+    changes: tuple[_Change, ...]
+    """Definite ones in flight, the one that completes soonest first."""
+    sources: Mapping[State, int]
+    """Bits of those that lead to this state."""
     unseen: int
     """Bits of blind changes to UNSEEN among them."""
     available: int
@@ -70,8 +86,110 @@ class _Moment(NamedTuple):
     place of its completion)."""
 
 
+class _Change(NamedTuple):
+    """A definite change in flight."""
+
+    bit: int
+    place: int
+    """Of its completion, in the order of all."""
+    kind: int
+    """The same for all that do the same thing."""
+    step: Step
+
+
+class _Placed(NamedTuple):
+    """A definite operation, at the place of its completion."""
+
+    bit: int
+    since: int
+    """The first moment in which it is in flight."""
+    step: Step
+
+
 _Node = tuple[int, State, int, int]
 """(completions passed, state, bits done of those in flight, bits of optional changes used)."""
+
+
+class _Way(NamedTuple):
+    """Where a change leads."""
+
+    urgency: float
+    """The place of the first completion that it helps: lower is more urgent."""
+    place: int
+    """Of its own completion."""
+    target: State
+    done: int
+    used: int
+
+
+class _Waiting:
+    """For each state who accepts it alone, and which changes lead to it: is leaving it now leaving it for good?"""
+
+    def __init__(self, placed: Sequence[_Placed], optional: Sequence[Step], moments: Sequence[_Moment]) -> None:
+        self._placed, self._moments = placed, moments
+        self._completions = [one.step.completed or 0 for one in placed]
+        self._optional = optional
+        self._places: dict[State, list[int]] = defaultdict(list)
+        self._until: dict[State, list[int]] = defaultdict(list)
+        self._sources: dict[State, list[int]] = defaultdict(list)
+        self._spare: dict[State, int] = defaultdict(int)
+        for place, one in enumerate(placed):
+            if one.step.accepts is not None and len(one.step.accepts) == 1:
+                (state,) = one.step.accepts
+                self._places[state].append(place)
+                self._until[state].append(self._completions[place])
+            if one.step.target is not None:
+                self._sources[one.step.target].append(one.step.invoked)
+        for invoked in self._sources.values():
+            invoked.sort()
+        for index, step in enumerate(optional):
+            if step.target is not None:
+                self._spare[step.target] |= 1 << index
+
+    def last(self, passed: int, state: State, done: int, used: int) -> int | None:
+        """The place of the latest invoked of those that must meet the state before it is left; None: it may be left."""
+        places = self._places.get(state)
+        if places is None or self._moments[passed].sources.get(state, 0) & ~done:
+            return None
+        found, latest = None, -1
+        end = bisect_left(self._until[state], self._next_source(passed, state, used))
+        for place in reversed(places[max(0, end - LOOK_BACK) : end]):
+            if place < passed:
+                break
+            one = self._placed[place]
+            if one.step.invoked > latest and not (one.since <= passed and done & one.bit):
+                found, latest = place, one.step.invoked
+        return found
+
+    def first(self, passed: int, state: State, done: int) -> int:
+        """The place of the first completion of those that wait for the state, or beyond all."""
+        places = self._places.get(state, ())
+        for index in range(bisect_left(places, passed), len(places)):
+            one = self._placed[places[index]]
+            if not (one.since <= passed and done & one.bit):
+                return places[index]
+        return len(self._placed)
+
+    def is_missed(self, passed: int, state: State, done: int, last: int) -> bool:
+        """Whether something of another state completes before the one at `last` is invoked."""
+        end = self._placed[last].step.invoked
+        for place in range(passed, last):
+            if self._completions[place] > end:
+                return False
+            one = self._placed[place]
+            if one.since <= passed and done & one.bit:
+                continue
+            if one.step.is_change or one.step.accepts is None or state not in one.step.accepts:
+                return True
+        return False
+
+    def _next_source(self, passed: int, state: State, used: int) -> int:
+        """When the next change to this state is invoked, of those that are not in flight."""
+        sources = self._sources.get(state, ())
+        index = bisect_right(sources, self._completions[passed])
+        moment = sources[index] if index < len(sources) else NEVER
+        spare = self._spare.get(state, 0) & ~used
+        return min(moment, self._optional[(spare & -spare).bit_length() - 1].invoked) if spare else moment
 
 
 class Search:
@@ -83,16 +201,19 @@ class Search:
         optional = [step for step in ordered if step.completed is None and step.is_change]
         definite = [step for step in ordered if step.completed is not None]
         self._appends = any(step.appends is not None for step in ordered)
-        self._moments = _moments(definite, optional, self._appends)
+        self._moments, placed = _moments(definite, optional, self._appends)
+        self._waiting = _Waiting([] if self._appends else placed, optional, self._moments)
         self._kinds = _kinds(optional)
         self._been: dict[tuple[int, State, int], list[int]] = {}
         self._open: list[_Node] = []
-        self.completions = sorted(step.completed for step in definite if step.completed is not None)
+        self.completions = [one.step.completed or 0 for one in placed]
         self.steps = 0
         """How many places were visited."""
         self.furthest = 0
         """How many completions were passed, or looked ahead to. The next one is not explained, if the answer is no."""
         self.answer: bool | None = None
+        self._deepest = self._was_deepest = self._moved_at = 0
+        self._back, self._patience = 1, PATIENCE
         for state in initial:
             self._reach(0, state, 0, 0)
 
@@ -106,8 +227,24 @@ class Search:
                 break
             else:
                 self.steps += 1
-                self._expand(self._open.pop())
+                self._expand(self._next())
         return self.answer
+
+    def _next(self) -> _Node:
+        """The place reached last; after many steps that came no further, one from longer ago."""
+        if self._deepest > self._was_deepest:
+            self._was_deepest, self._moved_at = self._deepest, self.steps
+            self._patience, self._back = PATIENCE, 1
+        if self.steps - self._moved_at < self._patience:
+            return self._open.pop()
+        self._moved_at = self.steps
+        index, least = len(self._open) - 1, self._deepest - self._back
+        while index > 0 and self._open[index - 1][0] >= least:
+            index -= 1
+        self._back *= 2
+        if self._back > 2 * self._deepest:
+            self._back, self._patience = 1, 2 * self._patience
+        return self._open.pop(index)
 
     @property
     def stuck_at(self) -> int:
@@ -122,6 +259,7 @@ class Search:
                 self.answer = True
                 return
             moment = moments[passed]
+            done |= moment.exact.get(state, 0)
             for bit, accepts in moment.observers:
                 if not done & bit and state in accepts:
                     done |= bit
@@ -131,6 +269,7 @@ class Search:
                 break
             done ^= moment.must
             passed += 1
+        self._deepest = max(self._deepest, passed)
         self.furthest = max(self.furthest, passed)
         if moment.foreseen and self._is_hopeless(moment, state, done):
             return
@@ -139,26 +278,42 @@ class Search:
             if other & used == other:
                 return
         been.append(used)
+        last = self._waiting.last(passed, state, done, used)
+        if last is not None and self._waiting.is_missed(passed, state, done, last):
+            self.furthest = max(self.furthest, last)
+            return
         self._open.append((passed, state, done, used))
 
     def _expand(self, node: _Node) -> None:
-        passed, state, done, used = node
-        moment = self._moments[passed]
-        if moment.available:
-            self._try_optional(node, moment)
-        for bit, step in moment.changes:
-            if done & bit:
-                continue
-            if step.accepts is None:
-                hidden = moment.unseen if step.appends is None else 0
-                target = step.target if step.appends is None else f"{state}{step.appends}"
-                self._reach(passed, target, done | bit | hidden, used)
-            elif state in step.accepts:
-                self._reach(passed, step.target, done | bit, used)
+        """Reaches every place that a change leads to, and what is most urgent last: it is gone on with first."""
+        passed, state, _, _ = node
+        ways = sorted(self._ways(node), key=lambda way: (way.urgency, way.place), reverse=True)
+        for way in ways:
+            if way.target != state:
+                last = self._waiting.last(passed, state, way.done, way.used)
+                if last is not None:
+                    self.furthest = max(self.furthest, last)
+                    continue
+            self._reach(passed, way.target, way.done, way.used)
             if self.answer:
                 return
 
-    def _try_optional(self, node: _Node, moment: _Moment) -> None:
+    def _ways(self, node: _Node) -> Iterator[_Way]:
+        passed, state, done, used = node
+        moment = self._moments[passed]
+        if moment.available:
+            yield from self._optional_ways(node, moment)
+        tried: set[int] = set()
+        for bit, place, kind, step in moment.changes:
+            if done & bit or kind in tried or (step.accepts is not None and state not in step.accepts):
+                continue
+            tried.add(kind)
+            is_blind = step.accepts is None and step.appends is None
+            target = self._after(step, state)
+            after = done | bit | (moment.unseen if is_blind else 0)
+            yield _Way(min(place, self._waiting.first(passed, target, done)), place, target, after, used)
+
+    def _optional_ways(self, node: _Node, moment: _Moment) -> Iterator[_Way]:
         passed, state, done, used = node
         free = moment.available & ~used
         needed = None if self._appends else self._needed(moment, done, free)
@@ -166,19 +321,23 @@ class Search:
             mine = twins & free
             if not mine or (step.accepts is not None and state not in step.accepts):
                 continue
-            target = step.target if step.appends is None else f"{state}{step.appends}"
+            target = self._after(step, state)
             if target == state or (needed is not None and target not in needed):
                 continue
             hidden = moment.unseen if step.accepts is None and step.appends is None else 0
-            self._reach(passed, target, done | hidden, used | (mine & -mine))
+            urgency = self._waiting.first(passed, target, done) + RELUCTANCE
+            yield _Way(urgency, NEVER, target, done | hidden, used | (mine & -mine))
+
+    def _after(self, step: Step, state: State) -> State:
+        return step.target if step.appends is None else f"{state}{step.appends}"
 
     def _needed(self, moment: _Moment, done: int, free: int) -> set[State]:
         """The states that somebody waits for. `free`: the optional changes that are left."""
-        needed: set[State] = set()
+        needed: set[State] = {state for state, bits in moment.exact.items() if bits & ~done}
         for bit, accepts in moment.observers:
             if not done & bit:
                 needed |= accepts
-        for bit, step in moment.changes:
+        for bit, _, _, step in moment.changes:
             if not done & bit and step.accepts is not None:
                 needed |= step.accepts
         conditional = [step for step, twins in self._kinds if step.accepts is not None and twins & free]
@@ -207,50 +366,66 @@ def _kinds(optional: Sequence[Step]) -> list[tuple[Step, int]]:
     """One of each that do the same thing, and the bits of all of those."""
     kinds: dict[tuple[object, ...], tuple[Step, int]] = {}
     for index, step in enumerate(optional):
-        does = step.accepts, step.target, step.appends
+        does = _does(step)
         kinds[does] = step, kinds.get(does, (step, 0))[1] | 1 << index
     return list(kinds.values())
 
 
-def _moments(definite: Sequence[Step], optional: Sequence[Step], appends: bool) -> list[_Moment]:
+def _does(step: Step) -> tuple[object, ...]:
+    return step.accepts, step.target, step.appends
+
+
+def _moments(definite: Sequence[Step], optional: Sequence[Step], appends: bool) -> tuple[list[_Moment], list[_Placed]]:
     """A moment for each completion, in order. A bit is free again for others once its operation has completed."""
     completing = sorted(definite, key=lambda step: step.completed or 0)
-    in_flight: dict[int, tuple[int, Step]] = {}
+    place_of = {step.invoked: place for place, step in enumerate(completing)}
+    kinds: dict[tuple[object, ...], int] = {}
+    in_flight: dict[int, _Placed] = {}
     free: list[int] = []
     bits = invoked = optionals = 0
     foreseen = _foreseen(definite, optional, completing) if appends else {}
-    moments = []
-    for step in completing:
+    moments, placed = [], []
+    for place, step in enumerate(completing):
         now = step.completed or 0
         while invoked < len(definite) and definite[invoked].invoked < now:
             if not free:
                 free.append(1 << bits)
                 bits += 1
-            in_flight[definite[invoked].invoked] = free.pop(), definite[invoked]
+            in_flight[place_of[definite[invoked].invoked]] = _Placed(free.pop(), place, definite[invoked])
             invoked += 1
         while optionals < len(optional) and optional[optionals].invoked < now:
             optionals += 1
-        pending = list(in_flight.values())
-        observers = tuple((bit, other.accepts or frozenset()) for bit, other in pending if not other.is_change)
-        changes = [(bit, other) for bit, other in pending if other.is_change]
-        changes.sort(key=lambda pair: -(pair[1].completed or 0))
-        unseen = _bits(bit for bit, other in changes if other.accepts is None and other.target == UNSEEN)
-        resets = _bits(bit for bit, other in changes if other.target is not None)
-        must, _ = in_flight.pop(step.invoked)
-        reads = foreseen.get(now, ())
+        exact: dict[State, int] = {}
+        sources: dict[State, int] = {}
+        observers, changes = [], []
+        unseen = resets = 0
+        for other_place, (bit, _, other) in sorted(in_flight.items()):
+            accepts = other.accepts or frozenset()
+            if other.is_change:
+                changes.append(_Change(bit, other_place, kinds.setdefault(_does(other), len(kinds)), other))
+            elif len(accepts) == 1:
+                (state,) = accepts
+                exact[state] = exact.get(state, 0) | bit
+            else:
+                observers.append((bit, accepts))
+            if other.target is not None:
+                sources[other.target] = sources.get(other.target, 0) | bit
+                resets |= bit
+                if other.accepts is None and other.target == UNSEEN:
+                    unseen |= bit
+        done = in_flight[place]
+        placed.append(done)
         ahead = tuple(
-            (next((bit for bit, other in pending if other is read), 0), text, place) for read, text, place in reads
+            (next((one.bit for one in in_flight.values() if one.step is read), 0), text, far)
+            for read, text, far in foreseen.get(now, ())
         )
-        moments.append(_Moment(must, observers, tuple(changes), unseen, (1 << optionals) - 1, resets, ahead))
-        free.append(must)
-    return moments
-
-
-def _bits(bits: Iterable[int]) -> int:
-    together = 0
-    for bit in bits:
-        together |= bit
-    return together
+        available = (1 << optionals) - 1
+        moments.append(
+            _Moment(done.bit, exact, tuple(observers), tuple(changes), sources, unseen, available, resets, ahead)
+        )
+        del in_flight[place]
+        free.append(done.bit)
+    return moments, placed
 
 
 def _foreseen(
@@ -280,3 +455,11 @@ def _foreseen(
 
 FORESIGHT: Final = 4
 """How many reads ahead are looked at: the next few say nearly all that later ones do."""
+LOOK_BACK: Final = 16
+"""How many of those that wait for a state are looked at: the last to complete are nearly always the last invoked."""
+RELUCTANCE: Final = 0.5
+"""An optional change is used after a definite one that helps the same."""
+NEVER: Final = 2**62
+"""Later than every event."""
+PATIENCE: Final = 100
+"""So many steps may come no further before the search goes on from longer ago."""

@@ -63,6 +63,45 @@ def test_the_search_finds_an_order_exactly_where_there_is_one(judged: History) -
     assert is_linearizable(judged) is has_order(judged.operations)
 
 
+STRONG_KINDS = (Kind.READ, Kind.PUT, Kind.CAS, Kind.DELETE)
+
+
+@st.composite
+def much_at_once(draw: st.DrawFn) -> History:
+    """Nearly all calls overlap; often one answer is not true."""
+    dice = random.Random(draw(st.integers(0, 2**32)))
+    versions, values = draw(st.booleans()), draw(st.sampled_from((2, 4, 1000)))
+    unknown = draw(st.sampled_from((0.0, 0.2)))
+    register = Register(dice, processes=6, values=values, kinds=STRONG_KINDS, unknown=unknown, versions=versions)
+    events = register.run(8)
+    answers = [event for event in events if event["type"] == "ok" and event.get("value") is not None]
+    if answers and draw(st.booleans()):
+        written = [event["value"] for event in events if event["type"] == "invoke" and "value" in event]
+        dice.choice(answers)["value"] = dice.choice(written)
+    elif draw(st.booleans()):
+        mutate(events, dice)
+    return history(*events)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(much_at_once())
+def test_the_search_finds_it_among_many_at_once(judged: History) -> None:
+    assert is_linearizable(judged) is has_order(judged.operations)
+
+
+@pytest.mark.parametrize("unknown", [0.0, 0.05])
+@pytest.mark.parametrize(("values", "versions"), [(3, True), (1000, False), (1000, True)])
+def test_thousands_of_calls_by_fifty_processes_on_one_key(values: int, versions: bool, unknown: float) -> None:
+    """A second or so each; the steps, not the clock, say that the search hardly ever takes a wrong turn."""
+    dice = random.Random(1)
+    register = Register(
+        dice, processes=50, values=values, kinds=STRONG_KINDS, unknown=unknown, versions=versions, key="k"
+    )
+    judged = history(*register.run(3000))
+
+    assert registers.check(judged, budget=Budget(steps_per_key=50_000)).verdict is Verdict.VALID
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**32), st.booleans(), st.sampled_from((1, 3, 8)), st.integers(1, 150))
 def test_what_a_register_really_did_has_an_order(seed: int, versions: bool, processes: int, operations: int) -> None:
@@ -200,11 +239,11 @@ def test_values_of_different_types_differ() -> None:
 
 
 def hard(key: str, writers: int = 22) -> list[dict[str, Any]]:
-    """Texts put together by many at once, in an order that nothing told tells; the last read fits none."""
-    events = [begin(f"{key}{n}", "append", key, value=str(n % 10)) for n in range(writers)]
+    """Texts put together by many at once, each with another length, which tells nothing; the last read fits none."""
+    texts = ["0" * (n + 1) for n in range(writers)]
+    events = [begin(f"{key}{n}", "append", key, value=text) for n, text in enumerate(texts)]
     events += [end(f"{key}{n}") for n in range(writers)]
-    read = "".join(str(n % 10) for n in reversed(range(writers)))
-    return [*events, *one(f"{key}r", "read", key, told_value=read[:-1] + "x")]
+    return [*events, *one(f"{key}r", "read", key, told_value="".join(texts)[:-1] + "x")]
 
 
 def test_an_illegal_key_is_found_although_others_are_hard() -> None:
