@@ -7,8 +7,9 @@ the exit code or the first line. A violation is drawn as a page for a browser, t
 from __future__ import annotations
 
 import json
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ QUICK_S = 1.0
 """A check that is over by then shows no progress."""
 FINDINGS_SHOWN = 5
 """In words; JSON has them all."""
-WRITABLE = 0o222
+KEYS_NAMED = 5
+"""Of those whose findings are not shown, or that are not decided."""
 
 
 def judge_aloud(history: History, *, initial: Any = None, time_limit_s: float = 300.0) -> Judgement:
@@ -46,9 +48,10 @@ def judge_aloud(history: History, *, initial: Any = None, time_limit_s: float = 
 def show_judgement(
     judgement: Judgement, history: History, *, output: str | None = None, timeline: Path | None = None
 ) -> ExitCode:
-    """Shows the verdict on stdout, draws a violation as a page beside the history, and returns the exit code.
+    """Shows the verdict on stdout, draws a violation as a page, and returns the exit code.
 
-    output: "json", or anything else for words. timeline: where the page goes, in place of beside the history.
+    output: "json", or anything else for words. timeline: where the page goes; below the folder for temporary files
+    when absent.
     """
     drawn = draw(judgement, history, timeline)
     if output == "json":
@@ -93,28 +96,31 @@ def _words(judgement: Judgement) -> list[str]:
     lines = []
     for part in judgement.parts or (judgement,):
         keys = f"{part.keys:,} key{'' if part.keys == 1 else 's'}"
-        lines.append(f"{part.check}: {part.verdict}, {part.operations:,} operations on {keys}")
+        broken = len({finding.key for finding in part.findings})
+        where = f"; broken on {broken:,} of them" if broken and part.keys > 1 else ""
+        lines.append(f"{part.check}: {part.verdict}, {part.operations:,} operations on {keys}{where}")
     for finding in judgement.findings[:FINDINGS_SHOWN]:
         lines += ["", *explain_text(finding).splitlines()]
-    hidden = len(judgement.findings) - FINDINGS_SHOWN
-    if hidden > 0:
-        lines += ["", f"{hidden} further findings: -o json shows them all"]
-    if judgement.undecided and not judgement.findings:
-        some = ", ".join(map(repr, judgement.undecided[:FINDINGS_SHOWN]))
-        lines += [
-            "",
-            f"not decided: {len(judgement.undecided)} ({some}{', …' if len(judgement.undecided) > 5 else ''})",
-        ]
+    hidden = judgement.findings[FINDINGS_SHOWN:]
+    if hidden:
+        others = list(dict.fromkeys(finding.key for finding in hidden))
+        lines += ["", f"{len(hidden):,} further findings, on {_some(others)}: -o json shows them all"]
+    if judgement.undecided:
+        lines += ["", f"not decided: {len(judgement.undecided):,} ({_some(judgement.undecided)})"]
     lines += [f"note: {text}" for text in judgement.notes]
     return lines
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join([*map(repr, keys[:KEYS_NAMED]), *(["…"] if len(keys) > KEYS_NAMED else [])])
 
 
 def draw(judgement: Judgement, history: History, timeline: Path | None = None) -> Path | None:
     """Draws the findings as a page. Where it was written; None where there is nothing to draw, or no room for it."""
     if not judgement.findings:
         return None
-    path = timeline or _beside(history.source)
     try:
+        path = timeline or _in_a_folder_of_its_own(history.source)
         write_timeline(history, judgement, path, history.source)
     except OSError as error:
         note(f"kvstore: the timeline could not be written: {error} (--timeline FILE puts it elsewhere)")
@@ -122,15 +128,9 @@ def draw(judgement: Judgement, history: History, timeline: Path | None = None) -
     return path
 
 
-def _beside(source: str) -> Path:
-    """`<history>.html`, in the same folder; here, where that folder is not meant to be written to."""
-    path = Path(source or "history")
-    named = f"{path.name}.html"
-    try:
-        folder = path.parent if path.parent.stat().st_mode & WRITABLE else Path()
-    except OSError:
-        folder = Path()
-    return folder / named
+def _in_a_folder_of_its_own(source: str) -> Path:
+    """`<history>.html`, below the folder for temporary files: a history is read, and nothing is left beside it."""
+    return Path(tempfile.mkdtemp(prefix="kvstore-timeline-")) / f"{Path(source).name or 'history'}.html"
 
 
 class _Watch:

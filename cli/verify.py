@@ -30,7 +30,7 @@ TIME_LIMIT = "5m"
     "--timeline",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Where to draw a violation, as a page for a browser; beside the history when absent.",
+    help="Where to draw a violation of --history, as a page; a new folder for temporary files when absent.",
 )
 @option("--time-limit", type=Duration(), default=TIME_LIMIT, show_default=True, help="Then the rest is undecided.")
 @running_options

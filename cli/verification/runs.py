@@ -215,16 +215,16 @@ def _conclude(outcome: Outcome, wishes: Wishes) -> ExitCode:
     from cli.verdicts import as_fields, draw, judge_aloud, show_judgement  # noqa: PLC0415
     from kvstore.verify.history import History  # noqa: PLC0415
 
-    path = _history(outcome.folder)
+    path, page = _history(outcome.folder), outcome.folder / "timeline.html"
     history = History(outcome.history, str(path))
     note(f"kvstore verify: judging {len(history):,} operations")
     judgement = judge_aloud(history)
     code = exit_code(judgement, outcome.owed, outcome.unseen)
     if wishes.output == "json":
-        drawn = draw(judgement, history)
+        drawn = draw(judgement, history, page)
         print(json.dumps({**as_fields(judgement), **_as_data(outcome, drawn, code)}, ensure_ascii=False))
     else:
-        show_judgement(judgement, history)
+        show_judgement(judgement, history, timeline=page)
         print()
         show_table("What was done", operation_rows(history))
         show_table("Faults", fault_rows(outcome.actings))

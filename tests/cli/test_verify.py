@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from cli.main import main
 from cli.verdicts import judge_aloud, show_judgement
-from kvstore.verify.history import History
+from kvstore.verify.history import History, write_history
 from tests.kvstore.verify.histories import Register, history, in_a_row, one
 
 EXAMPLES = Path(__file__).parents[1] / "kvstore" / "verify" / "examples"
@@ -60,24 +61,42 @@ def test_a_violation_is_explained_in_words(verify, capsys, tmp_path) -> None:  #
     assert told.err == f"timeline: {tmp_path / 'page.html'}\n"
 
 
-def test_the_page_stands_beside_the_history(verify, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    copy = tmp_path / "run.jsonl"
-    copy.write_bytes(STALE.read_bytes())
+def test_the_page_is_left_neither_beside_the_history_nor_here(verify, capsys, monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    for folder in ("kept", "temporary"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    history_file = tmp_path / "kept" / "run.jsonl"
+    history_file.write_bytes(STALE.read_bytes())
 
-    assert verify("--history", copy) == 9
-    assert (tmp_path / "run.jsonl.html").read_text("utf-8").startswith("<!doctype html>")
+    assert verify("--history", history_file) == 9
+
+    page = Path(capsys.readouterr().err.removeprefix("timeline: ").strip())
+    assert page.read_text("utf-8").startswith("<!doctype html>")
+    assert page.name == "run.jsonl.html"
+    assert (tmp_path / "temporary") in page.parents
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["run.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "temporary"]
 
 
-def test_the_page_stands_here_where_the_history_s_folder_is_not_to_be_written(verify, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    folder = tmp_path / "kept"
-    folder.mkdir()
-    (folder / "run.jsonl").write_bytes(STALE.read_bytes())
-    folder.chmod(0o555)
+def test_a_page_that_can_not_be_written_is_told_and_the_verdict_stands(verify, capsys, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    assert verify("--history", STALE, "--timeline", tmp_path / "no" / "page.html") == 9
+    assert "the timeline could not be written" in capsys.readouterr().err
 
-    assert verify("--history", folder / "run.jsonl") == 9
-    folder.chmod(0o755)
-    assert [path.name for path in folder.iterdir()] == ["run.jsonl"]
-    assert (tmp_path / "run.jsonl.html").exists()
+
+def test_every_key_without_an_order_is_told(verify, capsys, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    keys = [f"k{number}" for number in range(9)]
+    calls = [one(1, "put", key, value="a") + one(2, "read", key, told_value="z") for key in keys]
+    write_history(in_a_row(*calls, one(1, "put", "fine", value="a")), tmp_path / "run.jsonl")
+
+    assert verify("--history", tmp_path / "run.jsonl", "--timeline", tmp_path / "page.html") == 9
+    words = capsys.readouterr().out.splitlines()
+    assert words[1] == "linearizability: violated, 19 operations on 10 keys; broken on 9 of them"
+    assert sum("nobody had written that" in line for line in words) == 5
+    assert "4 further findings, on 'k5', 'k6', 'k7', 'k8': -o json shows them all" in words
+    assert (tmp_path / "page.html").read_text("utf-8").count('<section class="card"') == 5
+
+    assert verify("--history", tmp_path / "run.jsonl", "--timeline", tmp_path / "page.html", "-o", "json") == 9
+    assert [finding["key"] for finding in json.loads(capsys.readouterr().out)["findings"]] == keys
 
 
 def test_json_has_it_all(verify, capsys, tmp_path) -> None:  # type: ignore[no-untyped-def]

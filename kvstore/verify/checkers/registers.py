@@ -42,6 +42,14 @@ STRONG: Final = KINDS - WEAK - {Kind.FENCED_PUT}
 """What promises an order."""
 FIRST_ROUND: Final = 2_000
 ROUND_GROWS: Final = 5
+STEPS_WHEN_SURE: Final = 20_000
+"""For a key, once another is known to have no order."""
+ALL_WHEN_SURE: Final = 400_000
+"""The same for all keys together: a quarter of a minute or so."""
+ONLY_NAMED: Final = "only_named"
+"""In the details of a finding: nobody looked for the operations that show it."""
+EXPLAINED_MAX: Final = 5
+"""Keys whose fewest operations are looked for, which may take ten seconds each."""
 
 
 class Budget(msgspec.Struct, frozen=True):
@@ -331,50 +339,91 @@ def check(
     budget: Budget | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
     explain: Explain | None = None,
-    findings_max: int = 1,
 ) -> Judgement:
     """Whether each key's operations have an order that explains all answers.
 
     Keys are searched in rounds, each with more steps a key than the last, so that a key without an order is found
-    although another is hard; where the first does not do, short stretches of the key are tried (windows.py). It ends
-    with the first `findings_max` keys that have none.
+    although another is hard; where the first does not do, short stretches of the key are tried (windows.py). Every
+    key is looked at. Once one has no order the verdict is sure, and the others are given less: what is hard among
+    them is left undecided. The first EXPLAINED_MAX keys without an order are explained, the others are only named.
     """
     budget = budget or Budget()
     keys = per_key(history)
-    searches: dict[str, Search | None] = dict.fromkeys(keys)
-    findings: list[Finding] = []
-    undecided = list(keys)
+    rounds = _Rounds(keys, initial, budget, progress)
+    rounds.run()
+    findings = []
+    for number, (key, stuck_at) in enumerate(rounds.stuck):
+        if number >= EXPLAINED_MAX or (number and budget.is_over()):
+            findings.append(_named(keys[key]))
+        else:
+            findings.append((explain or _bare_finding)(keys[key], initial, stuck_at))
     judged = sum(map(len, keys.values()))
-    tell = explain or _bare_finding
-    left, slice_of = budget.steps, min(FIRST_ROUND, budget.steps_per_key)
-    while undecided and left > 0 and not budget.is_over() and len(findings) < findings_max:
+    undecided = tuple(rounds.undecided)
+    verdict = Verdict.VIOLATED if findings else Verdict.UNDECIDED if undecided or not judged else Verdict.VALID
+    return Judgement(NAME, verdict, tuple(findings), undecided, _notes(keys), judged, len(keys))
+
+
+class _Rounds:
+    """The searches over all keys."""
+
+    def __init__(
+        self,
+        keys: Mapping[str, Sequence[Operation]],
+        initial: Any,
+        budget: Budget,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._keys, self._initial, self._budget, self._progress = keys, initial, budget, progress
+        self._searches: dict[str, Search] = {}
+        self._left = budget.steps
+        self.undecided = list(keys)
+        self.stuck: list[tuple[str, int]] = []
+        """(key, the completion that nothing explains) of those without an order, as they were found."""
+
+    def run(self) -> None:
+        """Until all is decided, or the budget is used up."""
+        steps = min(FIRST_ROUND, self._budget.steps_per_key)
+        while True:
+            self._round(steps)
+            most = min(self._budget.steps_per_key, STEPS_WHEN_SURE) if self.stuck else self._budget.steps_per_key
+            if not self.undecided or steps >= most or self._is_over():
+                return
+            steps = min(steps * ROUND_GROWS, most)
+
+    def _round(self, steps: int) -> None:
         still: list[str] = []
-        for number, key in enumerate(undecided):
-            if left <= 0 or len(findings) >= findings_max or (number % 64 == 0 and budget.is_over()):
-                still.extend(undecided[number:])
+        for number, key in enumerate(self.undecided):
+            if self._left <= 0 or (number % 64 == 0 and self._budget.is_over()):
+                still.extend(self.undecided[number:])
                 break
-            search = searches[key] or Translation(keys[key], initial).search()
-            before = search.steps
-            answer = _run(search, min(slice_of - before, left), budget)
-            left -= search.steps - before
-            stuck_at = search.stuck_at if answer is False else None
-            if answer is None and slice_of == FIRST_ROUND:
-                stuck_at = wrong_stretch(keys[key])
-                answer = None if stuck_at is None else False
+            answer, stuck_at = self._search(key, steps)
             if answer is None:
-                searches[key] = search
                 still.append(key)
                 continue
-            searches[key] = None
-            progress(len(keys) - len(undecided) + number + 1 - len(still), len(keys))
             if stuck_at is not None:
-                findings.append(tell(keys[key], initial, stuck_at))
-        undecided = still
-        if slice_of >= budget.steps_per_key:
-            break
-        slice_of = min(slice_of * ROUND_GROWS, budget.steps_per_key)
-    verdict = Verdict.VIOLATED if findings else Verdict.UNDECIDED if undecided or not judged else Verdict.VALID
-    return Judgement(NAME, verdict, tuple(findings), tuple(undecided), _notes(keys), judged, len(keys))
+                if not self.stuck:
+                    self._left = min(self._left, ALL_WHEN_SURE)
+                self.stuck.append((key, stuck_at))
+            self._progress(len(self._keys) - len(self.undecided) + number + 1 - len(still), len(self._keys))
+        self.undecided = still
+
+    def _search(self, key: str, steps: int) -> tuple[bool | None, int | None]:
+        """Whether there is an order, and where it got stuck. A search that is not over is kept for the next round."""
+        known = self._searches.pop(key, None)
+        search = known or Translation(self._keys[key], self._initial).search()
+        before = search.steps
+        answer = _run(search, min(steps - before, self._left), self._budget)
+        self._left -= search.steps - before
+        if answer is None and known is None:
+            stuck_at = wrong_stretch(self._keys[key])
+            if stuck_at is not None:
+                return False, stuck_at
+        if answer is None:
+            self._searches[key] = search
+        return answer, search.stuck_at if answer is False else None
+
+    def _is_over(self) -> bool:
+        return self._left <= 0 or self._budget.is_over()
 
 
 def wrong_stretch(operations: Sequence[Operation]) -> int | None:
@@ -408,6 +457,11 @@ def _run(search: Search, steps: int, budget: Budget) -> bool | None:
 def _bare_finding(operations: Sequence[Operation], initial: Any, stuck_at: int) -> Finding:
     shown = tuple(operation for operation in operations if operation.invoked <= stuck_at)
     return Finding(NAME, operations[0].key, "No order of these operations explains all answers.", shown, False)
+
+
+def _named(operations: Sequence[Operation]) -> Finding:
+    what = f"No order of its {len(operations):,} operations explains all answers; the fewest were not looked for."
+    return Finding(NAME, operations[0].key, what, is_minimal=False, details={ONLY_NAMED: True})
 
 
 def _notes(keys: Mapping[str, Sequence[Operation]]) -> tuple[str, ...]:

@@ -92,6 +92,6 @@ def explain_text(finding: Finding) -> str:
     lines = [f"{finding.check}, {finding.key!r}: {finding.what}"]
     if finding.operations:
         lines += ["", *(f"  {line}" for line in as_table(rows_of(finding)))]
-    if not finding.is_minimal and finding.check == "linearizability":
+    if finding.operations and not finding.is_minimal and finding.check == "linearizability":
         lines += ["", "  There may be fewer that show it: the search for the fewest was cut short."]
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
+from kvstore.verify.checkers.registers import ONLY_NAMED
 from kvstore.verify.explain.page import HOW_TO_READ, SCRIPT, STYLE
 from kvstore.verify.explain.text import COLUMNS, answered, asked, moment, rows_of, told
 from kvstore.verify.history import Kind, Operation, Outcome
@@ -36,7 +37,7 @@ def write_timeline(operations: Iterable[Operation], judgement: Judgement, path: 
 
 def timeline(operations: Iterable[Operation], judgement: Judgement, source: str = "") -> str:
     """The page."""
-    findings = judgement.findings[:FINDINGS_MAX]
+    findings = [finding for finding in judgement.findings if ONLY_NAMED not in finding.details][:FINDINGS_MAX]
     keys = {finding.key for finding in findings}
     by_key: dict[str, list[Operation]] = {key: [] for key in keys}
     for operation in operations:

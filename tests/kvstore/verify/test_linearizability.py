@@ -253,6 +253,37 @@ def test_an_illegal_key_is_found_although_others_are_hard() -> None:
 
     assert judgement.verdict is Verdict.VIOLATED
     assert [finding.key for finding in judgement.findings] == ["z"]
+    assert judgement.undecided == ("a", "b")
+
+
+def test_every_key_is_looked_at_and_the_first_few_are_explained() -> None:
+    wrong = [f"k{number}" for number in range(registers.EXPLAINED_MAX + 3)]
+    calls = [[*one(1, "put", key, value="a"), *one(2, "read", key, told_value="b")] for key in wrong]
+    judged = in_a_row(*calls, one(1, "put", "right", value="a"), hard("a"))
+
+    judgement = registers.check(judged, explain=explain_register)
+
+    assert [finding.key for finding in judgement.findings] == wrong
+    assert [bool(finding.operations) for finding in judgement.findings] == [True] * registers.EXPLAINED_MAX + [
+        False
+    ] * 3
+    assert judgement.undecided == ("a",)
+
+
+def test_what_is_left_when_the_verdict_is_sure_gets_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the hard keys could take the whole budget."""
+    monkeypatch.setattr(registers, "ALL_WHEN_SURE", 10_000)
+    events = [event for number in range(10) for event in hard(f"h{number}")]
+    judged = history(*events, *one(1, "put", "z", value="a"), *one(2, "read", "z", told_value="b"))
+
+    rounds = registers._Rounds(registers.per_key(judged), None, Budget(), lambda done, of: None)
+    rounds.run()
+
+    assert [key for key, _ in rounds.stuck] == ["z"]
+    assert len(rounds.undecided) == 10
+    assert sum(search.steps for search in rounds._searches.values()) <= (
+        10 * registers.FIRST_ROUND + registers.ALL_WHEN_SURE
+    )
 
 
 @settings(max_examples=150, deadline=None)
