@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 from urllib.parse import quote
+
+import msgspec
 
 from kvstore.client.values import (
     Decision,
@@ -17,13 +19,17 @@ from kvstore.client.values import (
     Holder,
     LockInfo,
     Operation,
+    Page,
     Put,
     Receipt,
     Value,
     Written,
     fence_of,
 )
+from kvstore.errors import OutcomeUnknown, ReadFailed
 from kvstore.http_client import Answer
+
+Result = TypeVar("Result")
 
 _MEMBER = re.compile(r'([a-z]+)=(?:"([^"]*)"|([^,\s]+))')
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -108,7 +114,7 @@ def value_of(key: str, answer: Answer) -> Value:
     return Value(
         key,
         answer.body,
-        headers.get("ETag", "").strip('"'),
+        headers["ETag"].strip('"'),
         headers.get("Content-Type", "application/octet-stream"),
         float(headers["KV-Expires-In"]) if "KV-Expires-In" in headers else None,
         receipt_of(headers),
@@ -117,10 +123,54 @@ def value_of(key: str, answer: Answer) -> Value:
 
 def written_of(answer: Answer) -> Written:
     """A write's receipt."""
-    body = answer.json()
-    return Written(
-        body["key"], body["version"], body["consistency"], body["acks"], body["replicas"], receipt_of(answer.headers)
-    )
+    body = msgspec.json.decode(answer.body, type=_WrittenBody)
+    return Written(body.key, body.version, body.consistency, body.acks, body.replicas, receipt_of(answer.headers))
+
+
+class _WrittenBody(msgspec.Struct):
+    key: str
+    version: str
+    consistency: str
+    acks: int
+    replicas: int
+
+
+class GrantBody(msgspec.Struct):
+    """A lock that was acquired."""
+
+    owner: str
+    token: str
+    fence: int
+
+
+class FenceBody(msgspec.Struct):
+    """A lock that was renewed or released."""
+
+    fence: int
+
+
+def read(answer: Answer, reader: Callable[[Answer], Result], *, is_read: bool) -> Result:
+    """What the answer says, by its reader. Raises OutcomeUnknown, of a read ReadFailed, where it is not the API's.
+
+    A proxy's page of its own, say, or a server of something else at this address: nobody knows what it did with the
+    request, and whether a node ever saw it.
+    """
+    try:
+        return reader(answer)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        where = f"{answer.endpoint} answered {answer.status} with what is no answer of this API ({_why(error)})"
+        if is_read:
+            told = f"{where}, so nothing was read. Check that a node listens there, then read again: that is safe."
+            raise ReadFailed(told, status=answer.status) from error
+        told = (
+            f"{where}, so the write may be applied, or may never have reached a node. "
+            "Check that a node listens there, and read before you repeat it."
+        )
+        raise OutcomeUnknown(told, status=answer.status) from error
+
+
+def _why(error: Exception) -> str:
+    return f"it lacks {error}" if isinstance(error, KeyError) else str(error)
 
 
 def result_of(operation: Operation, result: Mapping[str, Any], receipt: Receipt | None) -> Value | Written:
@@ -137,6 +187,12 @@ def entry_of(item: Mapping[str, Any]) -> Entry:
     return Entry(
         item["key"], item["version"], item["size"], item["content_type"], bytes_of(item), item.get("expires_in")
     )
+
+
+def page_of(answer: Answer) -> Page:
+    """A part of a listing."""
+    body = answer.json()
+    return Page(tuple(entry_of(item) for item in body["keys"]), body.get("next"))
 
 
 def bytes_of(item: Mapping[str, Any]) -> bytes | None:
@@ -162,6 +218,12 @@ def lock_info_of(item: Mapping[str, Any]) -> LockInfo:
         item.get("permits", 1),
         holders,
     )
+
+
+def lock_infos_of(answer: Answer) -> tuple[list[LockInfo], str | None]:
+    """A part of the locks that are held, and after which the next begins."""
+    body = answer.json()
+    return [lock_info_of(item) for item in body["locks"]], body.get("next")
 
 
 def decision_of(answer: Answer) -> Decision:

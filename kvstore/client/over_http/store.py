@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
 import orjson
+from msgspec import json
 
 from kvstore.client.over_http.answers import (
+    FenceBody,
+    GrantBody,
+    Result,
     decision_of,
     duration_text,
-    entry_of,
     etag,
     fence_text,
     lock_info_of,
+    lock_infos_of,
     operation_json,
+    page_of,
+    read,
     receipt_of,
     result_of,
     value_of,
@@ -41,7 +47,7 @@ from kvstore.client.values import (
     Written,
 )
 from kvstore.errors import BadRequest, LockLost
-from kvstore.http_client import HttpClient
+from kvstore.http_client import Answer, HttpClient
 from kvstore.paths import key_path
 
 LOCKS_PAGE = "1000"
@@ -88,7 +94,7 @@ class HttpStore:
         """The value; None where there is none."""
         call = Call(Kind.READ, "GET", key_path(key), _query(consistency=consistency, r=r), _condition(None, fence))
         try:
-            return value_of(key, await self._caller.send(call, self._deadline(timeout_s)))
+            return await self._answered(call, timeout_s, lambda answer: value_of(key, answer))
         except BadRequest as error:
             if error.code == "not-found":
                 return None
@@ -114,7 +120,7 @@ class HttpStore:
         ttl = None if ttl_s is None else duration_text(ttl_s)
         query = _query(consistency=consistency, w=w, ttl=ttl)
         call = Call(Kind.WRITE, "PUT", key_path(key), query, headers, value)
-        return written_of(await self._caller.send(call, self._deadline(timeout_s)))
+        return await self._answered(call, timeout_s, written_of)
 
     async def delete(
         self,
@@ -129,7 +135,7 @@ class HttpStore:
         """Deletes."""
         query = _query(consistency=consistency, w=w)
         call = Call(Kind.WRITE, "DELETE", key_path(key), query, _condition(if_match, fence))
-        return written_of(await self._caller.send(call, self._deadline(timeout_s)))
+        return await self._answered(call, timeout_s, written_of)
 
     async def page(
         self,
@@ -151,9 +157,7 @@ class HttpStore:
             consistency=consistency,
             r=r,
         )
-        answer = await self._caller.send(Call(Kind.READ, "GET", "/v1/kv", query), self._deadline(timeout_s))
-        body = answer.json()
-        return Page(tuple(entry_of(item) for item in body["keys"]), body.get("next"))
+        return await self._answered(Call(Kind.READ, "GET", "/v1/kv", query), timeout_s, page_of)
 
     async def batch(
         self,
@@ -170,17 +174,7 @@ class HttpStore:
         body = orjson.dumps({"operations": [operation_json(operation) for operation in operations]})
         call = Call(kind, "POST", "/v1/batch", _query(consistency=consistency, r=r, w=w), _JSON, body)
         answer = await self._caller.send(call, self._deadline(timeout_s))
-        receipt = receipt_of(answer.headers)
-        results: Results = []
-        for operation, result in zip(operations, answer.json()["results"], strict=True):
-            is_read = isinstance(operation, Get)
-            if result["status"] < 400:
-                results.append(result_of(operation, result, receipt))
-            elif is_read and result["status"] == 404:
-                results.append(None)
-            else:
-                results.append(error_of_fields(result["status"], result, {}, is_read))
-        return results
+        return read(answer, lambda answer: _results_of(operations, answer), is_read=only_reads)
 
     # -- locks -----------------------------------------------------------------------------------------------------
 
@@ -196,31 +190,31 @@ class HttpStore:
             return orjson.dumps({**told, "wait": duration_text(wait_left_s)})
 
         call = Call(Kind.WRITE, "POST", _path("locks", name), {}, _JSON, body, wait_s)
-        grant = (await self._caller.send(call, self._deadline(timeout_s))).json()
-        return Lease(name, grant["owner"], grant["token"], grant["fence"], ttl_s)
+        grant = await self._answered(call, timeout_s, lambda answer: json.decode(answer.body, type=GrantBody))
+        return Lease(name, grant.owner, grant.token, grant.fence, ttl_s)
 
     async def renew(self, name: str, token: str, *, timeout_s: float | None) -> None:
         """Begins the lease anew."""
         body = orjson.dumps({"token": token})
         call = Call(Kind.REPEATABLE, "PUT", _path("locks", name), {}, _JSON, body)
-        await self._caller.send(call, self._deadline(timeout_s))
+        await self._answered(call, timeout_s, lambda answer: json.decode(answer.body, type=FenceBody))
 
     async def release(self, name: str, token: str, *, timeout_s: float | None) -> None:
         """Gives the lock back. Refused as lost once an answer was lost, it was given back by that."""
         headers = {"KV-Lock-Token": token}
         call = Call(Kind.REPEATABLE, "DELETE", _path("locks", name), {}, headers, done_if=LockLost)
         with suppress(AppliedBefore):
-            await self._caller.send(call, self._deadline(timeout_s))
+            await self._answered(call, timeout_s, lambda answer: json.decode(answer.body, type=FenceBody))
 
     async def lock_info(self, name: str, *, timeout_s: float | None) -> LockInfo | None:
         """The lock as it stands; None where nobody holds it."""
         try:
-            answer = await self._caller.send(Call(Kind.READ, "GET", _path("locks", name)), self._deadline(timeout_s))
+            call = Call(Kind.READ, "GET", _path("locks", name))
+            return await self._answered(call, timeout_s, lambda answer: lock_info_of(answer.json()))
         except BadRequest as error:
             if error.code == "not-held":
                 return None
             raise
-        return lock_info_of(answer.json())
 
     async def locks(self, prefix: str, *, timeout_s: float | None) -> list[LockInfo]:
         """All locks with this prefix that somebody holds."""
@@ -228,10 +222,8 @@ class HttpStore:
         after: str | None = None
         while True:
             query = _query(prefix=prefix or None, after=after, limit=LOCKS_PAGE)
-            answer = await self._caller.send(Call(Kind.READ, "GET", "/v1/locks", query), self._deadline(timeout_s))
-            body = answer.json()
-            found += [lock_info_of(item) for item in body["locks"]]
-            after = body.get("next")
+            infos, after = await self._answered(Call(Kind.READ, "GET", "/v1/locks", query), timeout_s, lock_infos_of)
+            found += infos
             if after is None:
                 return found
 
@@ -241,20 +233,38 @@ class HttpStore:
         """Decides the vote if nobody has. Proposing the same again after a lost answer does no harm."""
         body = orjson.dumps({"candidate": candidate, "value": value})
         call = Call(Kind.REPEATABLE, "POST", _path("votes", name), {}, _JSON, body)
-        return decision_of(await self._caller.send(call, self._deadline(timeout_s)))
+        return await self._answered(call, timeout_s, decision_of)
 
     async def decision(self, name: str, *, timeout_s: float | None) -> Decision | None:
         """What the vote decided; None while nothing is."""
         try:
             call = Call(Kind.READ, "GET", _path("votes", name))
-            return decision_of(await self._caller.send(call, self._deadline(timeout_s)))
+            return await self._answered(call, timeout_s, decision_of)
         except BadRequest as error:
             if error.code == "not-found":
                 return None
             raise
 
+    async def _answered(self, call: Call, timeout_s: float | None, reader: Callable[[Answer], Result]) -> Result:
+        answer = await self._caller.send(call, self._deadline(timeout_s))
+        return read(answer, reader, is_read=call.kind is Kind.READ)
+
     def _deadline(self, timeout_s: float | None) -> float:
         return self._timeout_s if timeout_s is None else timeout_s
+
+
+def _results_of(operations: Sequence[Operation], answer: Answer) -> Results:
+    receipt = receipt_of(answer.headers)
+    results: Results = []
+    for operation, result in zip(operations, answer.json()["results"], strict=True):
+        is_read = isinstance(operation, Get)
+        if result["status"] < 400:
+            results.append(result_of(operation, result, receipt))
+        elif is_read and result["status"] == 404:
+            results.append(None)
+        else:
+            results.append(error_of_fields(result["status"], result, {}, is_read))
+    return results
 
 
 def _path(kind: str, name: str) -> str:

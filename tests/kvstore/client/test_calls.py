@@ -57,6 +57,56 @@ async def test_a_write_that_may_be_applied_is_never_sent_again(write: str, deed:
     assert caught.value.outcome == "unknown"
 
 
+NOT_THE_API: list[Deed] = [
+    Says(200, b"<html>It works!</html>", {"Content-Type": "text/html"}),
+    Says(200, b""),
+    Says(200, {}),
+    Says(200, b"[1, 2]"),
+    Says(200, {"key": 1, "version": None, "results": 5, "keys": 7, "locks": [3], "token": 1, "winner": None}),
+]
+READS: dict[str, Callable[[AsyncClient], Awaitable[Any]]] = {
+    "get": lambda client: client.get("k"),
+    "list": lambda client: client.list("k"),
+    "batch": lambda client: client.batch([kvstore.Get("k")]),
+    "lock_info": lambda client: client.lock_info("l"),
+    "locks": lambda client: client.locks(),
+    "vote_result": lambda client: client.vote_result("v"),
+}
+
+
+@pytest.mark.parametrize("write", [*WRITES, "vote"])
+@pytest.mark.parametrize("number", range(len(NOT_THE_API)))
+async def test_nobody_knows_what_became_of_a_write_that_was_answered_by_no_node(write: str, number: int) -> None:
+    node = Node(NOT_THE_API[number])
+    async with nodes(node) as urls, kvstore.connect(urls, timeout=SHORT_S) as client:
+        send = WRITES.get(write, lambda client: client.vote("v", "me"))
+        with pytest.raises(kvstore.OutcomeUnknown, match="no answer of this API") as caught:
+            await send(client)
+        assert len(node.heard) == 1
+    assert caught.value.status == 200
+    assert node.url in caught.value.detail
+    assert "read before you repeat it" in caught.value.detail
+
+
+@pytest.mark.parametrize("asked", READS)
+@pytest.mark.parametrize("number", range(len(NOT_THE_API)))
+async def test_a_read_that_was_answered_by_no_node_failed(asked: str, number: int) -> None:
+    node = Node(NOT_THE_API[number])
+    async with nodes(node) as urls, kvstore.connect(urls, timeout=SHORT_S) as client:
+        with pytest.raises(kvstore.ReadFailed, match="no answer of this API") as caught:
+            await READS[asked](client)
+    assert node.url in caught.value.detail
+
+
+async def test_a_lease_is_not_renewed_by_what_is_no_node() -> None:
+    node = Node(GRANTED, NOT_THE_API[0])
+    async with nodes(node) as urls, kvstore.connect(urls, timeout=SHORT_S) as client:
+        store = await client._opened()
+        lease = await store.acquire("l", owner="me", ttl_s=10, wait_s=0, permits=1, timeout_s=None)
+        with pytest.raises(kvstore.OutcomeUnknown):
+            await store.renew("l", lease.token, timeout_s=None)
+
+
 async def test_an_unknown_outcome_tells_the_version_that_the_write_has_if_it_is() -> None:
     async with nodes(Node(UNKNOWN)) as urls, kvstore.connect(urls) as client:
         with pytest.raises(kvstore.OutcomeUnknown) as caught:
