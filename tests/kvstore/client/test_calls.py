@@ -66,7 +66,7 @@ NOT_THE_API: list[Deed] = [
 ]
 READS: dict[str, Callable[[AsyncClient], Awaitable[Any]]] = {
     "get": lambda client: client.get("k"),
-    "list": lambda client: client.list("k"),
+    "list": lambda client: anext(client.list("k")),
     "batch": lambda client: client.batch([kvstore.Get("k")]),
     "lock_info": lambda client: client.lock_info("l"),
     "locks": lambda client: client.locks(),
