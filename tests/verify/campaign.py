@@ -34,6 +34,7 @@ from kvstore.verify.load import WORKLOADS, Load
 from kvstore.verify.local_run import LocalPlan, LocalResult, run_local
 
 TIME_S = 20.0
+MINUTES = 120.0
 TOGETHER_S = 6.0
 """For each fault where all act in one run, at least."""
 MARKS = {"valid": "valid", "violated": "**VIOLATED**", "undecided": "undecided", "": "-"}
@@ -60,6 +61,8 @@ class Row:
     owed: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     """Folders of runs that somebody should look at."""
+    was_run: bool = True
+    """False where the time was over before its end."""
 
     def worse(self, workload: str, verdict: str) -> None:
         """Notes a verdict; the worst counts."""
@@ -131,14 +134,21 @@ def note(result: LocalResult, row: Row) -> None:
 
 
 async def matrix(options: argparse.Namespace, say: Say) -> list[Row]:
-    """Runs all of it."""
+    """Runs all of it, or as much as there is time for."""
     kinds = chosen_kinds(options.faults)
     cells: list[tuple[str, list[str]]] = [("none", []), *((kind, [kind]) for kind in kinds), (TOGETHER, kinds)]
     rows = []
+    end_s = asyncio.get_running_loop().time() + options.minutes * 60
     for name, faults in cells:
         row = Row(name)
-        for workloads in [[one] for one in options.workloads] if options.apart else [list(options.workloads)]:
-            await run_one(options, faults, workloads, row)
+        try:
+            async with asyncio.timeout_at(end_s):
+                for workloads in [[one] for one in options.workloads] if options.apart else [list(options.workloads)]:
+                    await run_one(options, faults, workloads, row)
+        except TimeoutError:
+            if asyncio.get_running_loop().time() < end_s:
+                raise
+            row.was_run = False
         rows.append(row)
         say(f"{name}: {', '.join(f'{one} {verdict}' for one, verdict in row.verdicts.items())}; {told(row)}")
     return rows
@@ -146,7 +156,9 @@ async def matrix(options: argparse.Namespace, say: Say) -> list[Row]:
 
 def told(row: Row) -> str:
     """What was seen of the fault, and what was owed."""
-    if row.fault == "none":
+    if not row.was_run:
+        seen = "NOT RUN TO ITS END: the time was over"
+    elif row.fault == "none":
         seen = "no fault"
     elif row.fault == TOGETHER:
         seen = f"NOT SEEN TO ACT: {', '.join(row.missed)}" if row.missed else "all were seen to act"
@@ -202,7 +214,7 @@ def code_of(rows: Sequence[Row]) -> ExitCode:
     verdicts = {verdict for row in rows for verdict in row.verdicts.values()}
     if "violated" in verdicts or any(row.owed for row in rows):
         return ExitCode.VIOLATION
-    all_acted = not any(row.missed for row in rows)
+    all_acted = all(row.was_run and not row.missed for row in rows)
     return ExitCode.DONE if verdicts == {"valid"} and all_acted else ExitCode.UNEXPECTED
 
 
@@ -216,6 +228,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--rate", type=float, default=150.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="for all of it; what is not run then is told")
     parser.add_argument("--apart", action="store_true", help="each workload alone")
     parser.add_argument("--markdown", type=Path, help="where to write the table")
     return parser.parse_args(arguments)
