@@ -116,12 +116,14 @@ def test_what_is_no_history_is_told_with_its_line(verify, capsys) -> None:  # ty
     assert verify("--history", EXAMPLES / "not-there") == 2
 
 
-def test_control_signs_of_a_history_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_signs_of_a_history_do_not_steer_the_terminal(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     judged = in_a_row(
         one(1, "put", "k\x1b[2J", value="a\x1b"), one("\x1b", "read", "k\x1b[2J", told_value="\x1bz\nvalid")
     )
 
-    show_judgement(judge_aloud(judged), judged)
+    show_judgement(judge_aloud(judged), judged, timeline=tmp_path / "page.html")
 
     assert "\x1b" not in capsys.readouterr().out
 

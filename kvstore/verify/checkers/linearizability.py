@@ -20,7 +20,8 @@ Below, an *order* is one of all that is left to do, that explains every answer; 
 6. *A state is not left while somebody waits for it whom no other change can serve in time.* Whoever accepts this state
    alone must meet it before it completes; if no change to it is left that is invoked by then, this is the last chance.
    So an operation of another state that completes before the last of those was invoked can't be done any more.
-   Where values are unique that is Gibbons and Korach's test (1997), and a wrong turn is noticed where it is taken.
+   Where values are unique a wrong turn is so noticed where it is taken. What contradicts itself whatever the turns is
+   seen before the search begins (zones.py).
 7. *Of changes in flight that do the same thing the one that completes soonest goes first:* where it has gone later,
    that one and the one in its place can change places.
 
@@ -37,6 +38,8 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
+
+from kvstore.verify.checkers.zones import NEVER, contradiction
 
 State = Hashable
 UNSEEN: Final = -1
@@ -214,7 +217,14 @@ class Search:
         self.answer: bool | None = None
         self._deepest = self._was_deepest = self._moved_at = 0
         self._back, self._patience = 1, PATIENCE
-        for state in initial:
+        beginnings = list(initial)
+        seen = None if self._appends else contradiction([one.step for one in placed], optional, beginnings)
+        self.suspects: frozenset[int] = frozenset() if seen is None else seen.invoked
+        """Operations that contradict one another, by their invocations, where that is seen without a search."""
+        if seen is not None:
+            self.answer, self.furthest = False, seen.place
+            return
+        for state in beginnings:
             self._reach(0, state, 0, 0)
 
     def run(self, steps: int) -> bool | None:
@@ -459,7 +469,5 @@ LOOK_BACK: Final = 16
 """How many of those that wait for a state are looked at: the last to complete are nearly always the last invoked."""
 RELUCTANCE: Final = 0.5
 """An optional change is used after a definite one that helps the same."""
-NEVER: Final = 2**62
-"""Later than every event."""
 PATIENCE: Final = 100
 """So many steps may come no further before the search goes on from longer ago."""

@@ -14,12 +14,14 @@ What comes out is minimal: none of it could be left out in these ways, and not a
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from msgspec import UNSET
 
+from kvstore.verify.checkers.linearizability import State
 from kvstore.verify.checkers.registers import NAME, Translation, says_something
 from kvstore.verify.checkers.windows import since, until
 from kvstore.verify.explain.text import told
@@ -32,6 +34,7 @@ ALL_STEPS: Final = 500_000
 """For all trials together: some ten seconds at most."""
 FEW: Final = 4
 """So few need no cutting off of what came before."""
+SUSPECTS_MAX: Final = 1_000
 LONG: Final = 250
 """So many are first cut off in front."""
 
@@ -65,9 +68,9 @@ def explain_register(operations: Sequence[Operation], initial: Any, stuck_at: in
     up_to = until(operations, stuck_at)
     if trials.have_one(up_to, any_beginning=False):  # a later write told a version that was read before
         up_to = list(operations)
-    shown: list[Operation] = []
+    shown = _fewest_of_suspects(up_to, trials)
     any_beginning = False
-    if len(up_to) <= LONG:
+    if not shown and len(up_to) <= LONG:
         shown = _fewest(up_to, trials, any_beginning=False)
     if not shown or len(shown) > FEW:
         latest = _latest_beginning(up_to, trials)
@@ -77,6 +80,30 @@ def explain_register(operations: Sequence[Operation], initial: Any, stuck_at: in
                 shown, any_beginning = fewer, True
     shown = shown or up_to
     return _finding(operations, shown, trials, any_beginning)
+
+
+def _fewest_of_suspects(operations: Sequence[Operation], trials: _Trials) -> list[Operation]:
+    """Out of those that are seen to contradict one another without a search, and all that may lead to what they met.
+
+    What else there is can go: it leads to no state that somebody among these accepts. None where these are too many.
+    """
+    translation = Translation(operations, trials.initial)
+    suspects = translation.search().suspects
+    leading: dict[State, list[int]] = defaultdict(list)
+    for index, step in enumerate(translation.steps):
+        if step.target is not None:
+            leading[step.target].append(index)
+    left = [index for index, step in enumerate(translation.steps) if step.invoked in suspects]
+    kept = set(left)
+    while left and len(kept) <= SUSPECTS_MAX:
+        for state in translation.steps[left.pop()].accepts or ():
+            more = [index for index in leading[state] if index not in kept]
+            kept.update(more)
+            left += more
+    core = [translation.operations[index] for index in sorted(kept)]
+    if not core or len(core) > SUSPECTS_MAX or not trials.have_none(core, any_beginning=False):
+        return []
+    return _fewest(core, trials, any_beginning=False)
 
 
 def _latest_beginning(operations: Sequence[Operation], trials: _Trials) -> list[Operation] | None:

@@ -102,6 +102,23 @@ def test_thousands_of_calls_by_fifty_processes_on_one_key(values: int, versions:
     assert registers.check(judged, budget=Budget(steps_per_key=50_000)).verdict is Verdict.VALID
 
 
+@pytest.mark.parametrize("versions", [False, True])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_one_old_answer_among_thousands_at_once_is_found(seed: int, versions: bool) -> None:
+    register = Register(
+        random.Random(seed), processes=50, values=20_000, kinds=STRONG_KINDS, unknown=0.02, versions=versions
+    )
+    events = register.run(3000)
+    reads = [number for number, event in enumerate(events) if event["type"] == "ok" and event.get("value") is not None]
+    old, late = events[reads[len(reads) // 8]], events[reads[-len(reads) // 8]]
+    late.update({name: old[name] for name in ("value", "version") if name in old})
+
+    judgement = registers.check(history(*events), budget=Budget(steps_per_key=50_000), explain=explain_register)
+
+    assert judgement.verdict is Verdict.VIOLATED
+    assert len(judgement.findings[0].operations) <= 4
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**32), st.booleans(), st.sampled_from((1, 3, 8)), st.integers(1, 150))
 def test_what_a_register_really_did_has_an_order(seed: int, versions: bool, processes: int, operations: int) -> None:
@@ -308,7 +325,7 @@ def test_a_stale_read_after_much_that_may_have_happened_is_found(versions: bool)
     judgement = registers.check(history(*events), explain=explain_register)
 
     assert judgement.verdict is Verdict.VIOLATED
-    assert [op.kind for op in judgement.findings[0].operations] == ["put", "read"]
+    assert [op.kind for op in judgement.findings[0].operations] == ["put", "put", "read"]
 
 
 def test_a_search_that_takes_too_long_is_undecided() -> None:
