@@ -101,9 +101,9 @@ class LockDesk:
         self._waiters: dict[int, _Waiter] = {}
         self._told: OrderedDict[int, int] = OrderedDict()
         """Number -> the fence of the grant that its client was told of."""
-        self._numbers = context.random.getrandbits(NUMBER_BITS)
+        self._numbers = self._forgotten = context.random.getrandbits(NUMBER_BITS)
         """Not from 0: a keeper may still have those in its line who waited before this node died, and would offer
-        their grants to others of the same number."""
+        their grants to others of the same number. Of numbers up to the second one only those in _told are known."""
         self._is_announcing = False
         self._closed = ""
 
@@ -239,16 +239,24 @@ class LockDesk:
         elif not self._tell(waiter, outcome):
             self._give_back(waiter.waiting.key, waiter.waiting.wish.token)
 
-    def _tell(self, waiter: _Waiter, granted: LockGranted) -> bool:
-        """Whether the client is, or was, told of this very grant."""
+    def _tell(self, waiter: _Waiter, granted: LockGranted) -> bool | None:
+        """Whether the client is, or was, told of this very grant; None where that can't be said."""
         number = waiter.waiting.number
         if waiter.ended.done() or not waiter.client.is_here:
-            return self._told.get(number) == granted.fence
+            return self._was_told(number, granted)
         self._told[number] = granted.fence
         if len(self._told) > TOLD_MAX:
-            self._told.popitem(last=False)
+            forgotten, _ = self._told.popitem(last=False)
+            self._forgotten = max(self._forgotten, forgotten)
         waiter.end(granted)
         return True
+
+    def _was_told(self, number: int, granted: LockGranted) -> bool | None:
+        """Of one that waits no longer, see _tell(). False: its client was told of no grant, and never will be."""
+        fence = self._told.get(number)
+        if fence is not None:
+            return fence == granted.fence or None  # it may have renewed this one, though it was told of another
+        return False if self._forgotten < number <= self._numbers else None
 
     def _placed(self, waiter: _Waiter, stamp: int) -> None:
         one = waiter.waiting
@@ -323,11 +331,9 @@ class LockDesk:
         waiter.confirmed_s = self._clock.monotonic_s()
         return True
 
-    def _offered(self, number: int, granted: LockGranted) -> bool:
+    def _offered(self, number: int, granted: LockGranted) -> bool | None:
         waiter = self._waiters.get(number)
-        if waiter is None:
-            return self._told.get(number) == granted.fence
-        return self._tell(waiter, granted)
+        return self._was_told(number, granted) if waiter is None else self._tell(waiter, granted)
 
     def _muster(self, partition: int) -> list[Waiting]:
         partitions = self._topology().partitions

@@ -8,7 +8,7 @@ begins to watch anew.
     a lock is free          released, or its lease is over: whoever is first in the line is asked for (LockConfirm), the
                             grant is written, and its desk is told (LockOffer)
     its client has gone     the desk says so: before the grant the next one has the turn, after it the grant is given
-                            back at once
+                            back at once, if nobody else can have told it
     its node is silent      its waiters are passed over for a moment; the others don't wait for them
     it is released          and somebody waits: one change of the register takes the one grant away and makes the other
 
@@ -26,11 +26,10 @@ from heapq import heappop, heappush
 import structlog
 
 from cluster.coordination.drive import Context
-from cluster.locks.kept_lock import KeptLock
+from cluster.locks.kept_lock import KeptLock, granted
 from cluster.locks.lease_watch import LeaseWatch
 from cluster.locks.lock import Lock
-from cluster.locks.lock_state import decode
-from cluster.locks.outcomes import LockGranted
+from cluster.locks.lock_state import Grant, decode
 from cluster.locks.replicated_register import ReplicatedRegisters
 from cluster.membership.placement import partition_of
 from cluster.membership.topology import Topology
@@ -181,19 +180,22 @@ class Keeper:
         self._silent_until_s[waiting.slot] = self._clock.monotonic_s() + SILENT_S
         return None
 
-    def offer(self, waiting: Waiting, granted: LockGranted) -> None:
+    def offer(self, waiting: Waiting, grant: Grant) -> None:
         """See Keeping."""
-        self._context.transport.send(waiting.slot, LockOffer(waiting.number, granted), partial(self._offered, waiting))
+        offer = LockOffer(waiting.number, granted(grant, waiting.wish))
+        self._context.transport.send(waiting.slot, offer, partial(self._offered, waiting, grant))
 
-    def _offered(self, waiting: Waiting, slot: int, answer: Answer) -> None:
-        if isinstance(answer, LockAnswered) and answer.yes:
+    def _offered(self, waiting: Waiting, grant: Grant, slot: int, answer: Answer) -> None:
+        is_told = answer.yes if isinstance(answer, LockAnswered) else None
+        if is_told:
             return
-        if isinstance(answer, Lost) and answer.sent:
-            # Its client may have been told. If not, its desk announces it again, and is offered the same grant.
+        if is_told is None and (grant.renewals or (isinstance(answer, Lost) and answer.sent)):
+            # Its client may have been told: by this offer or, where the grant was found and not made, by another
+            # keeper's, before its desk died. If not, its desk announces it again, and is offered the same grant.
             log.info("a lock is granted, and nobody knows whether its holder was told", slot=slot)
             return
         kept = self._keep(waiting.key)
-        kept.submit(partial(kept.give_back, waiting.wish.token))
+        kept.submit(partial(kept.give_back, grant))
 
     def silent(self) -> frozenset[int]:
         """See Keeping."""

@@ -14,7 +14,7 @@ from cluster.clock import Clock
 from cluster.locks.lease_watch import LeaseWatch
 from cluster.locks.line import Line
 from cluster.locks.lock import Busy, Held, Lock
-from cluster.locks.lock_state import Grant, Wish
+from cluster.locks.lock_state import Grant, Identity, Wish
 from cluster.locks.outcomes import LockBusy, LockGranted, LockLost, LockQueued, LockReleased
 from cluster.locks.register import MayBeChanged, NotChanged, RegisterError
 from cluster.protocol.lock_messages import Ended, Waiting
@@ -47,8 +47,8 @@ class Keeping(Protocol):
         """Whether its client is still there; None where its node does not say."""
         ...
 
-    def offer(self, waiting: Waiting, granted: LockGranted) -> None:
-        """Tells its desk that its wish is granted; a grant that nobody can be told of is given back."""
+    def offer(self, waiting: Waiting, grant: Grant) -> None:
+        """Tells its desk that its wish is granted; a grant that surely nobody is or was told of is given back."""
         ...
 
     def silent(self) -> frozenset[int]:
@@ -114,15 +114,18 @@ class KeptLock:
         permits = self._lock.state.permits if self._lock.state is not None else 1
         end(LockLost() if grant is None else LockGranted(grant.owner, grant.fence, grant.ttl_ms, permits))
 
-    async def release(self, token: bytes, timeout_s: float, end: End) -> None:
-        """A step: gives the grant back, and to who is next in the same change, if somebody is."""
+    async def release(self, token: bytes, timeout_s: float, end: End, only: Identity | None = None) -> None:
+        """A step: gives the grant back, and to who is next in the same change, if somebody is.
+
+        only: this very grant, not renewed since, or none.
+        """
         heir = None if self.line.is_empty else await self._next_confirmed()
         result: Held | Busy | None = None
         try:
             if heir is None:
-                given_back = await self._lock.release(token, timeout_s)
+                given_back = await self._lock.release(token, timeout_s, only)
             else:
-                given_back, result = await self._lock.hand_on(token, heir.wish, timeout_s)
+                given_back, result = await self._lock.hand_on(token, heir.wish, timeout_s, only)
         except RegisterError as error:
             self._is_doubtful = True
             end(ended_badly(error))
@@ -140,13 +143,16 @@ class KeptLock:
             log.info("a lease is over, and could not be ended yet", reason=str(error))
         self._seen()
 
-    async def give_back(self, token: bytes) -> None:
-        """A step: nobody can be told of this grant, so it ends at once. Tried until it is done, or its lease over."""
+    async def give_back(self, grant: Grant) -> None:
+        """A step: nobody can be told of this grant, so it ends at once. Tried until it is done, or its lease over.
+
+        If it was renewed meanwhile, it was another keeper that found it, and its holder may have been told there.
+        """
         ends: list[Ended] = []
-        await self.release(token, STEP_S, ends.append)
+        await self.release(grant.token, STEP_S, ends.append, grant.identity)
         if not isinstance(ends[0], LockReleased | LockLost) and not self._watch.over(self._lock.key):
             await asyncio.sleep(PAUSE_S)
-            self.submit(partial(self.give_back, token))
+            self.submit(partial(self.give_back, grant))
 
     # -- the work ----------------------------------------------------------------------------------------------
 
@@ -218,7 +224,7 @@ class KeptLock:
 
     def _give(self, waiting: Waiting, grant: Grant) -> None:
         self.line.remove(waiting.slot, waiting.number)
-        self._keeping.offer(waiting, granted(grant, waiting.wish))
+        self._keeping.offer(waiting, grant)
 
     def _seen(self) -> None:
         self._keeping.seen(self._lock.key)

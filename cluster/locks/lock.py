@@ -16,7 +16,18 @@ from collections.abc import Callable
 import msgspec
 
 from cluster.locks.lease_watch import LeaseWatch
-from cluster.locks.lock_state import Grant, LockState, Wish, acquired, decode, encode, expired, released, renewed
+from cluster.locks.lock_state import (
+    Grant,
+    Identity,
+    LockState,
+    Wish,
+    acquired,
+    decode,
+    encode,
+    expired,
+    released,
+    renewed,
+)
 from cluster.locks.register import MayBeChanged, Register
 
 PAUSE_S = 0.02
@@ -43,13 +54,14 @@ class Busy(msgspec.Struct, frozen=True, gc=False):
 class _Found:
     """The grant that a token gives back, as the last look found it; a try in doubt may have given it back already."""
 
-    def __init__(self, token: bytes) -> None:
-        self._token = token
+    def __init__(self, token: bytes, only: Identity | None) -> None:
+        self._token, self._only = token, only
         self._latest: Grant | None = None
         self._before: Grant | None = None
 
     def look(self, state: LockState) -> None:
-        self._latest = state.of_token(self._token)
+        grant = state.of_token(self._token)
+        self._latest = grant if grant is not None and self._only in (None, grant.identity) else None
 
     def doubt(self) -> None:
         """Nobody knows what became of the try that looked last."""
@@ -83,31 +95,33 @@ class Lock:
         state = await self._step(lambda state, _: renewed(state, token), timeout_s)
         return state.of_token(token)
 
-    async def release(self, token: bytes, timeout_s: float) -> Grant | None:
+    async def release(self, token: bytes, timeout_s: float, only: Identity | None = None) -> Grant | None:
         """Gives the token's grant back, and tells which it was; None if it held nothing any more.
 
-        Raises RegisterError.
+        only: this very grant, not renewed since, or none. Raises RegisterError.
         """
-        found = _Found(token)
+        found = _Found(token, only)
 
         def step(state: LockState, _: int) -> LockState | None:
             found.look(state)
-            return released(state, token)
+            return released(state, token, only)
 
         await self._step(step, timeout_s, found.doubt)
         return found.grant
 
-    async def hand_on(self, token: bytes, heir: Wish, timeout_s: float) -> tuple[Grant | None, Held | Busy]:
+    async def hand_on(
+        self, token: bytes, heir: Wish, timeout_s: float, only: Identity | None = None
+    ) -> tuple[Grant | None, Held | Busy]:
         """Releases and grants to who is next in one change: what the token gave back, and what became of the heir.
 
-        Raises RegisterError.
+        only: as in release(). Raises RegisterError.
         """
         over = self._watch.over(self.key)
-        found = _Found(token)
+        found = _Found(token, only)
 
         def step(state: LockState, now_ms: int) -> LockState | None:
             found.look(state)
-            left = released(state, token)
+            left = released(state, token, only)
             return None if left is None else acquired(left, heir, over, now_ms) or left
 
         state = await self._step(step, timeout_s, found.doubt)

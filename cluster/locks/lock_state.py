@@ -150,10 +150,13 @@ def renewed(state: LockState, token: bytes) -> LockState | None:
     return _holding(state, tuple(anew if one is grant else one for one in state.grants))
 
 
-def released(state: LockState, token: bytes) -> LockState | None:
-    """The state once the token's grant is given back; None if it holds nothing. The fence stays."""
+def released(state: LockState, token: bytes, only: Identity | None = None) -> LockState | None:
+    """The state once the token's grant is given back; None if it holds nothing. The fence stays.
+
+    only: give it back if it is this very grant, not renewed since.
+    """
     grant = state.of_token(token)
-    if grant is None:
+    if grant is None or only not in (None, grant.identity):
         return None
     return _holding(state, tuple(one for one in state.grants if one is not grant))
 

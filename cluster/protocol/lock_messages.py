@@ -58,7 +58,8 @@ class LockNoted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=42):
 class LockAnswered(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=43):
     """Whether the client still waits, or was told."""
 
-    yes: bool
+    yes: bool | None
+    """None: nobody can say whether it was told, for an earlier run of this node knew it, or it was long ago."""
 
 
 class LockMustered(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=44):

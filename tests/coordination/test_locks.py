@@ -10,12 +10,13 @@ import pytest
 from cluster.locks import lease_watch
 from cluster.locks import lock as lock_module
 from cluster.locks.desk import FRESH_SHARE, LockDesk
-from cluster.locks.keeper import SILENT_S
-from cluster.locks.lock_state import Grant, Identity, LockState, Wish, acquired, lock_key, released
+from cluster.locks.keeper import CONFIRM_S, SILENT_S
+from cluster.locks.lock_state import Grant, Identity, LockState, Wish, acquired, decode, lock_key, released
 from cluster.locks.outcomes import LockBusy, LockGranted, LockLost, LockReleased, LockShown
 from cluster.locks.vote import Proposal, Voted
 from cluster.protocol.lock_messages import LockAcquire, LockConfirm, LockOffer, LockStep, LockWaiting
 from cluster.requests import Unavailable, Unknown
+from storage.memory import MemoryFolder
 from tests.coordination.lock_schedules import Violation, run_schedule
 from tests.coordination.lockers import Connection, Locker, lock_led_by
 from tests.coordination.three_nodes import TURN_S, Cluster, Fate, form_cluster, until
@@ -190,9 +191,111 @@ async def test_a_told_grant_is_not_given_back_when_a_second_keeper_offers_it_too
     await cluster.nodes[0].locks.release(lock, holder.token, 5.0)
     granted = await waiting
     assert isinstance(granted, LockGranted)
-    second.offer(line[0], granted)  # it had confirmed before the first one's offer came
+    (grant,) = state_of(cluster, lock).grants
+    second.offer(line[0], grant)  # it had confirmed before the first one's offer came
     await asyncio.sleep(1)
     assert await held_by(cluster, lock) == ["waiter"]
+
+
+@pytest.mark.parametrize("is_up_again", [False, True])
+async def test_a_told_grant_stands_when_its_desk_dies_and_a_second_keeper_finds_it(is_up_again: bool) -> None:
+    """The second one had asked the desk before the first one's grant. Its offer meets nobody, or a desk that knows of
+    nothing; and the holder has come to another node."""
+    cluster = await form_cluster()
+    lock = lock_led_by(cluster, 0)
+    _, second, desk = cluster.topology.replicas_of(lock_key(lock))
+    holder, waiter = Locker(cluster, "holder"), Locker(cluster, "waiter", ttl_s=LEASES_S)
+    await holder.acquire(0, lock)
+    waiting = asyncio.ensure_future(waiter.acquire(desk, lock, wait_s=100))
+    await asyncio.sleep(TURN_S)
+    (in_line,) = cluster.nodes[desk].locks.desk._muster(cluster_partition(cluster, lock))
+    cluster.network.treat(Fate.DELIVERED, LockConfirm, source=second, answer_after_s=CONFIRM_S / 2)
+    cluster.nodes[second].locks.keeper._keep(lock_key(lock)).add(in_line)
+    await asyncio.sleep(TURN_S)
+    await cluster.nodes[0].locks.release(lock, holder.token, 5.0)
+    granted = await waiting
+    assert isinstance(granted, LockGranted)
+    (told,) = state_of(cluster, lock).grants
+    folder = await cluster.end(desk)
+    if is_up_again:
+        await cluster.begin(desk, folder)
+    await until(lambda: state_of(cluster, lock).grants != (told,))
+    await asyncio.sleep(1)
+    (found,) = state_of(cluster, lock).grants
+    assert (found.fence, found.renewals) == (told.fence, told.renewals + 1)
+    assert await cluster.nodes[second].locks.renew(lock, waiter.token, 5.0) == granted
+
+
+async def test_a_grant_that_a_second_keeper_has_told_meanwhile_is_not_given_back_by_who_made_it() -> None:
+    """The first one's offer can't be sent. Until it has asked who is next, the second one's is."""
+    cluster = await form_cluster()
+    lock = lock_led_by(cluster, 0)
+    _, second, desk = cluster.topology.replicas_of(lock_key(lock))
+    holder, waiter, following = (Locker(cluster, name, ttl_s=LEASES_S) for name in ("holder", "waiter", "following"))
+    await holder.acquire(0, lock)
+    waiting = asyncio.ensure_future(waiter.acquire(desk, lock, wait_s=100))
+    await asyncio.sleep(TURN_S)
+    (in_line,) = cluster.nodes[desk].locks.desk._muster(cluster_partition(cluster, lock))
+    stays = asyncio.ensure_future(following.acquire(desk, lock, wait_s=100))
+    await asyncio.sleep(TURN_S)
+    kept = cluster.nodes[second].locks.keeper._keep(lock_key(lock))
+    cluster.network.treat(Fate.DELIVERED, LockConfirm, source=0, answer_after_s=CONFIRM_S / 2)
+    cluster.network.treat(Fate.UNSENT, LockOffer, source=0, then=lambda: kept.add(in_line))
+    released = asyncio.ensure_future(cluster.nodes[0].locks.release(lock, holder.token, 5.0))
+    granted = await waiting
+    assert isinstance(granted, LockGranted)
+    await asyncio.sleep(1)
+    assert isinstance(released.result(), LockReleased)
+    assert await held_by(cluster, lock) == ["waiter"]
+    assert not stays.done()
+    stays.cancel()
+
+
+@pytest.mark.parametrize("fate", [Fate.UNSENT, Fate.DELIVERED])
+async def test_a_grant_that_its_client_can_not_be_told_of_is_given_back_at_once(fate: Fate) -> None:
+    """Its desk can't be reached, or its client has gone meanwhile."""
+    cluster = await form_cluster()
+    lock = lock_led_by(cluster, 0)
+    holder, lost = (Locker(cluster, name, ttl_s=LEASES_S) for name in ("holder", "lost"))
+    await holder.acquire(0, lock)
+    waiting = asyncio.ensure_future(lost.acquire(1, lock, wait_s=100))
+    await asyncio.sleep(TURN_S)
+    following = asyncio.ensure_future(Locker(cluster, "following").acquire(2, lock, wait_s=100))
+    await asyncio.sleep(TURN_S)
+    offers: list[str] = []
+
+    def offered() -> None:
+        offers.extend(grant.owner for grant in state_of(cluster, lock).grants)
+        lost.connection.end()
+
+    cluster.network.treat(fate, LockOffer, target=1, then=offered)
+    began_s = asyncio.get_running_loop().time()
+    await cluster.nodes[0].locks.release(lock, holder.token, 5.0)
+    assert isinstance(await following, LockGranted)
+    assert offers == ["lost"]
+    assert asyncio.get_running_loop().time() - began_s < SILENT_S
+    assert await waiting is None or isinstance(waiting.result(), LockBusy)
+
+
+async def test_a_found_grant_whose_client_has_gone_is_given_back_for_its_desk_knows_that_nobody_was_told() -> None:
+    """A keeper made it and died; the next one has found it, and its client goes while it is offered."""
+    cluster = await form_cluster()
+    lock = lock_led_by(cluster, 0)
+    holder, gone = (Locker(cluster, name, ttl_s=LEASES_S) for name in ("holder", "gone"))
+    await holder.acquire(0, lock)
+    desk = cluster.topology.replicas_of(lock_key(lock))[2]
+    waiting = asyncio.ensure_future(gone.acquire(desk, lock, wait_s=100))
+    await asyncio.sleep(TURN_S)
+    cluster.network.treat(Fate.LOST, LockOffer, then=lambda: cluster.network.cut_off(0))
+    await cluster.nodes[0].locks.release(lock, holder.token, 5.0)
+    (made,) = state_of(cluster, lock).grants
+    assert (made.owner, made.renewals) == ("gone", 0)
+    cluster.network.rules[:1] = []
+    cluster.network.treat(Fate.DELIVERED, LockOffer, then=gone.connection.end)
+    assert not isinstance(await waiting, LockGranted)
+    assert state_of(cluster, lock).grants
+    await until(lambda: not any(node.locks.keeper._kept for node in cluster.nodes))
+    assert await held_by(cluster, lock) == []
 
 
 async def test_who_has_gone_before_the_grant_is_passed_over_and_after_it_holds_nothing() -> None:
@@ -379,8 +482,8 @@ def takeover_is_of_any_grant(monkeypatch: pytest.MonkeyPatch) -> None:
 def fence_is_reset_on_release(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock that nobody holds is forgotten, and its next fence counts from nothing."""
 
-    def released_and_forgotten(state: LockState, token: bytes) -> LockState | None:
-        left = released(state, token)
+    def released_and_forgotten(state: LockState, token: bytes, only: Identity | None) -> LockState | None:
+        left = released(state, token, only)
         return LockState(0, 1, left.grants) if left is not None else None
 
     def acquired_without_time(
@@ -422,6 +525,14 @@ async def test_a_rule_that_is_left_out_is_missed(
             print(f"seed {seed}: {violation}")
             return
     pytest.fail(f"{MUTANT_SEEDS} schedules saw nothing wrong")
+
+
+def state_of(cluster: Cluster, lock: str) -> LockState:
+    """What the newest replica has on disk."""
+    folders: list[MemoryFolder] = [node.engine.folder for node in cluster.nodes]
+    states = [folder.states[lock_key(lock)] for folder in folders if lock_key(lock) in folder.states]
+    records = [state.record for state in states if state.record is not None]
+    return decode(max(records, key=lambda record: record.origin).value) if records else LockState()
 
 
 def cluster_partition(cluster: Cluster, lock: str) -> int:

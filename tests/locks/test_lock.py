@@ -80,6 +80,19 @@ async def test_handing_on_is_one_change(world: World) -> None:
     assert world.register.changes == changes + 1
 
 
+async def test_what_was_renewed_meanwhile_is_neither_given_back_nor_handed_on(world: World) -> None:
+    lock = world.lock()
+    held = await lock.acquire(wish("a"), TIMEOUT_S)
+    assert isinstance(held, Held)
+    await world.lock().renew(b"a", TIMEOUT_S)
+    assert await lock.release(b"a", TIMEOUT_S, held.grant.identity) is None
+    given_back, heir = await lock.hand_on(b"a", wish("b"), TIMEOUT_S, held.grant.identity)
+    assert given_back is None
+    assert isinstance(heir, Busy)
+    (standing,) = (await lock.look(TIMEOUT_S)).grants
+    assert await lock.release(b"a", TIMEOUT_S, standing.identity) == standing
+
+
 async def test_who_holds_nothing_hands_nothing_on(world: World) -> None:
     lock = world.lock()
     await lock.acquire(wish("a"), TIMEOUT_S)

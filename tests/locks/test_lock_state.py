@@ -61,6 +61,15 @@ def test_a_lock_that_is_over_is() -> None:
     assert [grant.owner for grant in after.grants] == ["b"]
 
 
+def test_of_a_grant_that_was_renewed_meanwhile_none_is_given_back() -> None:
+    state = taken(FREE, wish("a"))
+    found = state.grants[0].identity
+    again = renewed(state, b"a")
+    assert again is not None
+    assert released(again, b"a", found) is None
+    assert released(state, b"a", found) == released(again, b"a") == released(again, b"a", again.grants[0].identity)
+
+
 def test_what_was_seen_before_a_renewal_says_nothing_of_what_is_there_now() -> None:
     state = taken(FREE, wish("a"))
     over = {state.grants[0].identity}
