@@ -34,6 +34,7 @@ from cluster.protocol.messages import (
     Answer,
     Forward,
     Forwarded,
+    Glance,
     Heartbeat,
     Held,
     Outcome,
@@ -41,6 +42,7 @@ from cluster.protocol.messages import (
     Request,
     Scan,
     Unfit,
+    Volley,
 )
 from cluster.protocol.prepared import PREPARED_MS_MAX, PreparedBallots
 from cluster.protocol.repair_messages import (
@@ -71,6 +73,7 @@ from cluster.requests import (
     ListOutcome,
     ListRequest,
     NoRoom,
+    ReadOutcome,
     ReadRequest,
     Unavailable,
     WriteOutcome,
@@ -227,6 +230,18 @@ class ClusterNode:
             return await self._coordinator.read_fenced(request, request.fence)
         return await self._coordinator.read(request)
 
+    def begin_read(self, request: ReadRequest, on_outcome: Callable[[ReadOutcome], None]) -> None:
+        """Reads a key without a fence; on_outcome is called once, maybe before this returns."""
+        self._coordinator.begin_read(request, on_outcome)
+
+    def begin_write(self, request: WriteRequest, on_outcome: Callable[[WriteOutcome], None]) -> None:
+        """Writes or deletes a key without a fence; on_outcome is called once, maybe before this returns."""
+        refusal = self._refusal(request) if self.fitness.bars else None
+        if refusal is not None:
+            on_outcome(refusal)
+        else:
+            self._coordinator.begin_write(request, on_outcome)
+
     async def write(self, request: WriteRequest) -> WriteOutcome:
         """Writes or deletes a key."""
         refusal = self._refusal(request) if self.fitness.bars else None
@@ -284,7 +299,11 @@ class ClusterNode:
     def on_request(self, request: Request, age_ms: int, respond: Respond, token: int) -> None:
         """Handles one request of a peer, or of this node to itself; respond(token, reply) follows."""
         kind = type(request)
-        if kind is Forward:
+        if kind is Glance:
+            self.replica.handle_glance(request, respond, token)  # type: ignore[arg-type]
+        elif kind is Volley:
+            self.replica.handle_volley(request, respond, token)  # type: ignore[arg-type]
+        elif kind is Forward:
             self._propose(request, age_ms, respond, token)  # type: ignore[arg-type]
         elif kind is Scan:
             self._tasks.spawn(self._scan(request, respond, token), "scan")  # type: ignore[arg-type]

@@ -91,6 +91,20 @@ class WriteRequest(msgspec.Struct, frozen=True, gc=False):
     fence: Fence | None = None
     """At the strong level only."""
 
+    def with_value(self, value: bytes) -> WriteRequest:
+        """The same put of this value."""
+        return WriteRequest(
+            self.key,
+            value,
+            self.content_type,
+            self.level,
+            self.needed,
+            self.timeout_s,
+            self.condition,
+            self.ttl_ms,
+            self.fence,
+        )
+
     def expires_at_ms(self, now_ms: int) -> int:
         """When the value expires, in Unix milliseconds, if the request is begun now; 0 is never."""
         return now_ms + self.ttl_ms if self.ttl_ms and self.value is not None else 0

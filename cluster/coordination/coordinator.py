@@ -1,6 +1,6 @@
 """The coordinator: carries out one request of an application, whichever node it came to.
 
-    strong read     ask a majority, settle if they differ            protocol/reader.py
+    strong read     ask a majority, settle if they differ            glances.py, protocol/reader.py
       with a fence  let the primary settle it, marked with the fence
     strong write    hand the change to the key's primary             handover.py, primary.py, protocol/proposer.py
       with a fence  first see that its lock has granted it           granted_fences.py
@@ -15,9 +15,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 from cluster.coordination.drive import Context, Drive
 from cluster.coordination.expiry import is_doubtful, is_expired, settle
+from cluster.coordination.glances import Glances
 from cluster.coordination.granted_fences import GrantedFences
 from cluster.coordination.read_repair import Repair
 from cluster.coordination.weak_writing import WeakWriter, set_once
@@ -42,6 +44,7 @@ from cluster.requests import (
     WriteOutcome,
     WriteRequest,
 )
+from cluster.tasks import safely
 from storage.record import Record
 
 
@@ -60,23 +63,36 @@ class Coordinator:
         self._is_readable = context.roster.is_readable
         self._topology, self._own_slot = topology, own_slot
         self._turn = 0
+        self._glances = Glances(context)
         self._granted = GrantedFences(self.read, lambda: topology().majority)
 
     async def read(self, request: ReadRequest) -> ReadOutcome:
         """Reads a key as the request's level demands; its fence is for read_fenced()."""
+        outcome: asyncio.Future[ReadOutcome] = asyncio.get_running_loop().create_future()
+        self.begin_read(request, partial(set_once, outcome))
+        return await outcome
+
+    def begin_read(self, request: ReadRequest, on_outcome: Callable[[ReadOutcome], None]) -> None:
+        """The same; on_outcome is called once, maybe before this returns."""
         topology = self._topology()
         slots = topology.replicas_of(request.key)
         own = self._own_slot
         if request.level is not Level.STRONG and request.needed == 1 and own in slots and self._is_readable(own):
             state = self._replica.peek_committed(request.key)
             if state is not None:
-                return Found(self.shown(state.record), 1, (topology.by_slot[self._own_slot].name,))
+                on_outcome(Found(self.shown(state.record), 1, (topology.by_slot[own].name,)))
+                return
         alive = self._nearest_first(slots)
         if len(alive) < request.needed:
-            return Unavailable(request.needed, len(alive), topology.names(alive))
-        outcome: asyncio.Future[ReadOutcome] = asyncio.get_running_loop().create_future()
-        _Reading(self, topology, request, slots, alive, outcome).start()
-        return await outcome
+            on_outcome(Unavailable(request.needed, len(alive), topology.names(alive)))
+            return
+        reading = _Reading(self, topology, request, slots, alive, on_outcome)
+        if request.level is Level.STRONG and request.needed == topology.majority == 2 and alive[0] == own:
+            state = self._replica.glimpse(request.key)
+            if state is not None and not is_doubtful(self._context, state.record):
+                self._glances.add(alive[1], request.key, state.record, reading)
+                return
+        reading.start()
 
     async def read_fenced(self, request: ReadRequest, fence: Fence) -> FencedReadOutcome:
         """Reads a key at the strong level, once it remembers the fence: from then on no earlier holder writes there."""
@@ -107,15 +123,27 @@ class Coordinator:
             if refusal is not None:
                 return refusal
         outcome: asyncio.Future[WriteOutcome] = asyncio.get_running_loop().create_future()
+        self._begin_write(request, deadline_s, partial(set_once, outcome))
+        return await outcome
+
+    def begin_write(self, request: WriteRequest, on_outcome: Callable[[WriteOutcome], None]) -> None:
+        """The same for a write without a fence; on_outcome is called once, maybe before this returns."""
+        self._begin_write(request, self._context.clock.monotonic_s() + request.timeout_s, on_outcome)
+
+    def _begin_write(
+        self, request: WriteRequest, deadline_s: float, on_outcome: Callable[[WriteOutcome], None]
+    ) -> None:
         if request.level is Level.STRONG:
             now_ms = self._context.ballots.now_ms()
             moment_ms = request.expires_at_ms(now_ms)
             change = Put(request.value, request.content_type, request.condition, moment_ms, now_ms, request.fence)
-            set_outcome = partial(set_once, outcome)
-            self._context.hand_over(request.key, change, request.needed, deadline_s, set_outcome)
+            self._context.hand_over(
+                request.key, change, request.needed, deadline_s, cast(Callable[[Outcome], None], on_outcome)
+            )
         else:
+            outcome: asyncio.Future[WriteOutcome] = asyncio.get_running_loop().create_future()
+            outcome.add_done_callback(lambda ended: on_outcome(ended.result()))
             self._weak_writer.begin(request, deadline_s, outcome)
-        return await outcome
 
     async def _why_not_under(
         self, fence: Fence, key: bytes, timeout_s: float
@@ -152,7 +180,7 @@ class Coordinator:
 class _Reading:
     """One read on its way."""
 
-    __slots__ = ("_coordinator", "_deadline_s", "_outcome", "_read", "_request", "_slots", "_topology")
+    __slots__ = ("_alive", "_coordinator", "_on_outcome", "_read", "_request", "_slots", "_topology", "deadline_s")
 
     def __init__(
         self,
@@ -161,49 +189,57 @@ class _Reading:
         request: ReadRequest,
         slots: tuple[int, ...],
         alive: tuple[int, ...],
-        outcome: asyncio.Future[ReadOutcome],
+        on_outcome: Callable[[ReadOutcome], None],
     ) -> None:
         self._coordinator, self._topology, self._request, self._slots = coordinator, topology, request, slots
-        self._outcome = outcome
-        self._deadline_s = coordinator._context.clock.monotonic_s() + request.timeout_s
-        first = alive[: request.needed]
+        self._on_outcome = on_outcome
+        self.deadline_s = coordinator._context.clock.monotonic_s() + request.timeout_s
+        self._alive = alive
+
+    def agreed(self, record: Record | None, other: int) -> None:
+        """This node and another, a majority, hold the same: that is the answer."""
+        coordinator = self._coordinator
+        if record is not None:
+            coordinator._context.ballots.absorb(record.ballot)
+        safely(self._on_outcome, Found(record, 2, self._topology.names((coordinator._own_slot, other))))
+
+    def start(self) -> None:
+        """Begins a conversation of its own."""
+        coordinator, topology, request, alive = self._coordinator, self._topology, self._request, self._alive
+        context, first = coordinator._context, alive[: request.needed]
         self._read: StrongRead | WeakRead
         if request.level is Level.STRONG:
             self._read = StrongRead(request.key, majority=topology.majority, needed=request.needed, first=first)
         else:
             at_once = alive if request.level is Level.EVENTUAL and coordinator._own_slot not in alive else first
             self._read = WeakRead(request.key, needed=request.needed, first=at_once)
-
-    def start(self) -> None:
-        """Begins."""
-        context = self._coordinator._context
         Drive(
-            context, self._request.key, self._read.run(), self._slots, self._deadline_s, self._ended, self._expired
+            context, self._request.key, self._read.run(), self._slots, self.deadline_s, self._ended, self._expired
         ).start()
 
     def _ended(self, end: Agreed | Newest | NeedsSettling) -> None:
         context = self._coordinator._context
         if isinstance(end, NeedsSettling) or (isinstance(end, Agreed) and is_doubtful(context, end.record)):
             change, majority = settle(context), self._topology.majority
-            context.hand_over(self._request.key, change, majority, self._deadline_s, self._settled)
+            context.hand_over(self._request.key, change, majority, self.deadline_s, self._settled)
             return
         names = self._topology.names(end.slots)
         if end.record is not None:  # whoever read it here and writes here next means to replace it
             context.ballots.absorb(end.record.ballot)
         shown = self._coordinator.shown(end.record) if isinstance(end, Newest) else end.record
-        set_once(self._outcome, Found(shown, len(names), names))
+        safely(self._on_outcome, Found(shown, len(names), names))
         Repair(context, self._topology, self._request.key).begin(end.record, self._read.held)
 
     def _settled(self, outcome: Outcome) -> None:
         """What the primary made of it; a read that met trouble may simply begin anew."""
         if isinstance(outcome, Settled):
             names = tuple(sorted({*outcome.replicas, *self._topology.names(self._read.held)}))
-            set_once(self._outcome, Found(outcome.record, len(names), names))
+            safely(self._on_outcome, Found(outcome.record, len(names), names))
         elif isinstance(outcome, Unavailable | Overloaded):
-            set_once(self._outcome, outcome)
+            safely(self._on_outcome, outcome)
         else:
             self._expired()
 
     def _expired(self) -> None:
         heard = self._topology.names(self._read.held)
-        set_once(self._outcome, TimedOut(self._request.needed, len(heard), heard))
+        safely(self._on_outcome, TimedOut(self._request.needed, len(heard), heard))

@@ -16,11 +16,12 @@ from typing import Any, cast
 import msgspec
 
 from cluster.coordination.drive import Context, Drive
+from cluster.coordination.volley import Volleys
 from cluster.membership.topology import Topology
 from cluster.protocol.changes import Change, Compute, Put, Settle
-from cluster.protocol.messages import Outcome, Settled
+from cluster.protocol.messages import Accept, Outcome, Settled
 from cluster.protocol.prepared import PreparedBallots
-from cluster.protocol.proposer import Chosen, Proposer, Refuted, Uncertain
+from cluster.protocol.proposer import Chosen, Proposer, Refuted, Uncertain, straight_accept
 from cluster.protocol.spread import Spread
 from cluster.protocol.steps import Answers, Step
 from cluster.requests import Overloaded, Unavailable, Unknown, Written
@@ -58,6 +59,7 @@ class Primary:
         self._context, self._prepared, self._topology = context, prepared, topology
         self._clock_offset_max_ms = int(clock_offset_max_s * 1000)
         self._queues: dict[bytes, deque[_Proposal]] = {}
+        self._volleys = Volleys(context)
 
     def submit(self, key: bytes, change: Change, needed: int, deadline_s: float, on_outcome: OnOutcome) -> None:
         """Proposes the change once those before it on this key have ended.
@@ -96,24 +98,24 @@ class _Proposal:
 
     __slots__ = (
         "_change",
-        "_key",
         "_needed",
         "_on_outcome",
         "_primary",
         "_proposer",
         "_spread",
-        "_topology",
         "deadline_s",
         "is_over",
+        "key",
         "patience_s",
+        "topology",
     )
 
     def __init__(
         self, primary: Primary, key: bytes, change: Change, needed: int, deadline_s: float, on_outcome: OnOutcome
     ) -> None:
-        self._primary, self._key, self._change, self._needed = primary, key, change, needed
+        self._primary, self.key, self._change, self._needed = primary, key, change, needed
         self._on_outcome = on_outcome
-        self._topology = primary._topology()
+        self.topology = primary._topology()
         self.deadline_s, self.patience_s = deadline_s, float("inf")
         self.is_over = False
 
@@ -126,28 +128,62 @@ class _Proposal:
 
     def start(self) -> None:
         """Its turn has come."""
-        primary, topology = self._primary, self._topology
-        slots = topology.replicas_of(self._key)
-        alive = primary._context.roster.writable(slots)
-        if len(alive) < self._needed:
-            self._release_and_answer(Unavailable(self._needed, len(alive), topology.names(alive)))
-            return
+        self._primary._volleys.add(self)
+
+    def too_few(self, alive: list[int]) -> bool:
+        """Whether it needs more replicas than these; then that is its answer."""
+        if len(alive) >= self._needed:
+            return False
+        self._release_and_answer(Unavailable(self._needed, len(alive), self.topology.names(alive)))
+        return True
+
+    def straight_accept(self) -> Accept | None:
+        """What is to be sent where nothing stands in the way; a ballot that can't be used that way stays prepared."""
+        prepared = self._primary._prepared.take(self.key)
+        if prepared is None:
+            return None
+        accept = None
+        try:
+            accept = straight_accept(self.key, self._change, prepared, self._primary._context.ballots.tick)
+        finally:
+            if accept is None:
+                self._primary._prepared.put(self.key, *prepared)
+        return accept
+
+    def converse(self, begun: Accept | None = None) -> None:
+        """Proposes it with all that may happen on the way. begun: the accept that was sent already."""
+        primary = self._primary
         self._proposer = Proposer(
-            self._key,
+            self.key,
             self._change,
-            majority=topology.majority,
+            majority=self.topology.majority,
             tick=primary._context.ballots.tick,
             prepared=primary._prepared,
             now_ms=primary._context.ballots.now_ms,
             clock_offset_max_ms=primary._clock_offset_max_ms,
         )
-        self._drive(self._proposer.run(), self._decided, self._undecided)
+        steps = self._proposer.run() if begun is None else self._proposer.carry_on(begun)
+        self._drive(steps, self._decided, self._undecided)
+
+    def chosen(self, accept: Accept, slots: tuple[int, ...], names: tuple[str, ...], is_prepared: bool) -> None:
+        """A majority took it with the first message."""
+        record = accept.record
+        if is_prepared:
+            self._primary._prepared.put(self.key, accept.next_ballot, record)
+        if len(slots) < self._needed or isinstance(self._change, Compute):
+            self._decided(Chosen(record, slots))
+        else:
+            self._release_and_answer(Written(record.origin, len(names), names))
+
+    def doubtful(self, accept: Accept, accepted: int) -> None:
+        """Its time ran out while replicas were asked with the first message."""
+        self._release_and_answer(Unknown(self._needed, accepted, (), accept.record.origin))
 
     def _decided(self, end: Chosen | Refuted | Uncertain) -> None:
-        names = self._topology.names(end.slots)
+        names = self.topology.names(end.slots)
         if not isinstance(end, Uncertain) and len(names) < self._needed and self._is_wanted(end):
             assert end.record is not None, "what is chosen, or remembered, is there"
-            self._primary.release(self._key)
+            self._primary.release(self.key)
             self._spread_out(end.record)
         elif isinstance(self._change, Compute) and not isinstance(end, Uncertain):
             self._release_and_answer(cast(Outcome, Computed(end.record, isinstance(end, Chosen))))
@@ -174,16 +210,16 @@ class _Proposal:
 
     def _spread_out(self, record: Record) -> None:
         """The change is applied; more replicas than a majority are to have it before the answer."""
-        majority = self._topology.majority
-        self._spread = Spread(self._key, record, needed=self._needed, majority=majority)
+        majority = self.topology.majority
+        self._spread = Spread(self.key, record, needed=self._needed, majority=majority)
 
         def reached(slots: tuple[int, ...]) -> None:
-            names = self._topology.names(slots)
+            names = self.topology.names(slots)
             is_read = isinstance(self._change, Settle)
             self._answer(Settled(record, names) if is_read else Written(record.origin, len(names), names))
 
         def fell_short() -> None:
-            names = self._topology.names(self._spread.slots)
+            names = self.topology.names(self._spread.slots)
             self._answer(Unknown(self._needed, max(len(names), majority), names, record.origin))
 
         self._drive(self._spread.run(), reached, fell_short)
@@ -194,11 +230,11 @@ class _Proposal:
         on_end: Callable[[Any], None],
         on_expire: Callable[[], None],
     ) -> None:
-        slots = self._topology.replicas_of(self._key)
-        Drive(self._primary._context, self._key, steps, slots, self.deadline_s, on_end, on_expire).start()
+        slots = self.topology.replicas_of(self.key)
+        Drive(self._primary._context, self.key, steps, slots, self.deadline_s, on_end, on_expire).start()
 
     def _release_and_answer(self, outcome: Outcome) -> None:
-        self._primary.release(self._key)
+        self._primary.release(self.key)
         self._answer(outcome)
 
     def _answer(self, outcome: Outcome) -> None:

@@ -41,7 +41,7 @@ from cluster.link.handshake import (
 )
 from cluster.membership.topology import Topology
 from cluster.protocol.changes import Merge
-from cluster.protocol.messages import Accept, Answer, Forward, Lost, Request
+from cluster.protocol.messages import Accept, Answer, Forward, Glance, Lost, Request, Volley
 from cluster.tasks import safely
 
 IN_FLIGHT_MAX = 20_000
@@ -268,6 +268,10 @@ class _Connection(FramedConnection):
 def _size(request: Request) -> int:
     if type(request) is Accept:
         return MESSAGE_OVERHEAD_BYTES + len(request.record.value or b"")
+    if type(request) is Glance:
+        return MESSAGE_OVERHEAD_BYTES + sum(map(len, request.keys))
+    if type(request) is Volley:
+        return MESSAGE_OVERHEAD_BYTES + sum(map(_size, request.accepts))
     if type(request) is Forward:
         change = request.change
         value = change.record.value if isinstance(change, Merge) else getattr(change, "value", None)

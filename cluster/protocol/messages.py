@@ -55,6 +55,9 @@ KEY_BYTES_MAX = 1_024
 of them fit aiohttp's 8,190."""
 Key = Annotated[bytes, msgspec.Meta(min_length=1, max_length=KEY_BYTES_MAX)]
 
+UNSEEN = -1
+"""In place of a ballot: it is not known."""
+
 # -- replies ---------------------------------------------------------------------------------------------------
 
 
@@ -64,6 +67,13 @@ class Held(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=20):
     record: Record | None
     digest: bool
     """The value was left out."""
+
+
+class Glimpsed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=30):
+    """Under which ballots the keys' records are on this replica's disk, in the order asked."""
+
+    ballots: list[int]
+    """NONE for no record; UNSEEN where it could not be said at once: ask for that key alone."""
 
 
 class Promised(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
@@ -78,6 +88,15 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=22):
     """The record is on this replica's disk. Says whether the next ballot was promised with it."""
 
     promised_next: bool
+
+
+class Taken(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=39):
+    """What became of a volley: all of its records are on this replica's disk, but for those left out."""
+
+    left: list[int]
+    """Places of the accepts that this replica did not grant at once. Nothing is said of why: ask again, one by one."""
+    unpromised: list[int]
+    """Places of those that it granted without the promise of the next ballot."""
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
@@ -179,6 +198,13 @@ class Read(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     value: bool
 
 
+class Glance(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+    """Tell the ballots of your records of these keys, as far as that takes no waiting."""
+
+    grant: ClassVar[type] = Glimpsed
+    keys: list[Key]
+
+
 class Prepare(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """Promise to accept nothing below this ballot."""
 
@@ -196,6 +222,13 @@ class Accept(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     next_ballot: Ballot
     yielding: bool = False
     """A weak write that steps back where a strong proposer is at work: see acceptor.py."""
+
+
+class Volley(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
+    """Accepts of different keys, each to be decided for itself."""
+
+    grant: ClassVar[type] = Taken
+    accepts: list[Accept]
 
 
 class Forward(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
@@ -237,8 +270,10 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
 
 Request = (
     Read
+    | Glance
     | Prepare
     | Accept
+    | Volley
     | Forward
     | Scan
     | Heartbeat
@@ -262,8 +297,10 @@ Request = (
 )
 Reply = (
     Held
+    | Glimpsed
     | Promised
     | Accepted
+    | Taken
     | Refused
     | Unfit
     | WrongEpoch
@@ -297,4 +334,4 @@ def is_harmless(request: Request) -> bool:
     kind = type(request)
     if kind is Forward:
         return type(request.change) is Settle  # type: ignore[union-attr]
-    return kind is Heartbeat or kind is Read or kind is Scan
+    return kind is Heartbeat or kind is Read or kind is Glance or kind is Scan

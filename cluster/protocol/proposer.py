@@ -42,9 +42,9 @@ from collections.abc import Callable, Generator
 import msgspec
 
 from cluster.protocol.acceptor import newest
-from cluster.protocol.changes import Change, Compute, Merge, Settle
+from cluster.protocol.changes import Change, Compute, Merge, Put, Settle
 from cluster.protocol.messages import Accept, Accepted, Held, Prepare, Promised, Read, Refused
-from cluster.protocol.prepared import PreparedBallots
+from cluster.protocol.prepared import Prepared, PreparedBallots
 from cluster.protocol.steps import Answers, Ask, Pause
 from storage.ballot import NONE
 from storage.record import Record
@@ -110,6 +110,18 @@ class Proposer:
         self.promised = self.accepted = 0
         """How many replicas granted the last prepare, and the last accept."""
 
+    def carry_on(self, begun: Accept) -> Steps:
+        """The whole conversation from where straight_accept() has begun it.
+
+        It asks for that accept once more: who has it says so, and it is one accept all the same.
+        """
+        self.sent, self._sent_under = begun.record.origin, begun.record.ballot
+        ended = yield from self._ask_to_accept(begun, is_new=True)
+        if ended is not None:
+            return ended
+        yield Pause(1)
+        return (yield from self.run())
+
     def run(self) -> Steps:
         """The whole conversation."""
         attempt = 0
@@ -168,18 +180,19 @@ class Proposer:
             if not self.is_own(base):  # else an earlier accept of ours may have been chosen, and nothing rules it out
                 self._sent_under = ballot
             self.sent = proposal.origin
-        next_ballot = self._tick(ballot)
-        answers = yield Ask(Accept(self.key, proposal, next_ballot), self.majority)
+        return (yield from self._ask_to_accept(Accept(self.key, proposal, self._tick(ballot)), record is not None))
+
+    def _ask_to_accept(self, accept: Accept, is_new: bool) -> Generator[Ask, Answers, Chosen | Refuted | None]:
+        """is_new: whether it bears the change, and not what was there."""
+        answers = yield Ask(accept, self.majority)
         slots = tuple(slot for slot, answer in answers if type(answer) is Accepted)
         self.accepted = len(slots)
         if len(slots) < self.majority:
             self.note_failed_accept(answers)
             return None
         if sum(type(answer) is Accepted and answer.promised_next for _, answer in answers) >= self.majority:
-            self._prepared.put(self.key, next_ballot, proposal)
-        if record is None:
-            return Refuted(proposal, slots)
-        return Chosen(proposal, slots)
+            self._prepared.put(self.key, accept.next_ballot, accept.record)
+        return Chosen(accept.record, slots) if is_new else Refuted(accept.record, slots)
 
     def note_failed_accept(self, answers: Answers) -> None:
         """No majority took it: aim higher. Whatever the refusals say, our value may be somewhere."""
@@ -283,6 +296,20 @@ class Proposer:
         """The promising replicas, if all hold this very record; else nothing."""
         agree = all(self.is_same(record, base) for _, record in promises)
         return tuple(slot for slot, _ in promises) if agree else ()
+
+
+def straight_accept(
+    key: bytes, change: Change | Compute, prepared: Prepared, tick: Callable[[int], int]
+) -> Accept | None:
+    """What run() would ask for first where nothing stands in the way of a prepared ballot; None where something may.
+
+    Whoever sends it has spent the ballot, and goes on with carry_on() unless a majority grants it.
+    """
+    base = prepared.base
+    if base.expires_at_ms or not isinstance(change, Put | Compute):
+        return None
+    record = change.apply(base, prepared.ballot)
+    return None if record is None else Accept(key, record, tick(prepared.ballot))
 
 
 def _ballot(record: Record | None) -> int:

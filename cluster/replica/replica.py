@@ -16,11 +16,27 @@ import structlog
 from cluster.ballot_clock import BallotClock
 from cluster.membership.fitness import Fitness
 from cluster.protocol.acceptor import Acceptor, Decision
-from cluster.protocol.messages import Accept, Held, Prepare, Read, ReplicaRequest, Reply, Scan, Scanned, Unfit
+from cluster.protocol.messages import (
+    UNSEEN,
+    Accept,
+    Accepted,
+    Glance,
+    Glimpsed,
+    Held,
+    Prepare,
+    Read,
+    ReplicaRequest,
+    Reply,
+    Scan,
+    Scanned,
+    Taken,
+    Unfit,
+    Volley,
+)
 from cluster.repair.hash_trees import HashTrees, digest
 from cluster.replica.gates import Gates
 from cluster.replica.marks import PartitionMarks
-from cluster.replica.record_cache import RecordCache
+from cluster.replica.record_cache import Entry, RecordCache
 from cluster.tasks import Tasks, safely
 from storage.ballot import NONE
 from storage.engine import Damaged, Engine, StorageError
@@ -95,7 +111,42 @@ class Replica:
         elif type(request) is Read:
             self._reply(entry.ticket, respond, token, _held(entry.state.record, request.value))
         else:
-            self._decide(request, entry.state, entry.ticket, respond, token)  # type: ignore[arg-type]
+            ticket, reply = self._decide(request, entry)  # type: ignore[arg-type]
+            self._reply(ticket, respond, token, reply)
+
+    def handle_volley(self, volley: Volley, respond: Respond, token: int) -> None:
+        """Decides each of the accepts; one reply follows when all that was granted is on disk.
+
+        What can't be granted at once, for whatever reason, is left out; whoever sent it asks for it alone.
+        """
+        last = 0
+        left: list[int] = []
+        unpromised: list[int] = []
+        bars, partition_of, get = self._fitness.bars, self._trees.partition_of, self._cache.get
+        for place, accept in enumerate(volley.accepts):
+            entry = get(accept.key)
+            if entry is None or (bars and self._fitness.why_not(partition_of(accept.key), reads=False) is not None):
+                left.append(place)
+                continue
+            ticket, reply = self._decide(accept, entry)
+            if type(reply) is not Accepted:
+                left.append(place)
+                continue
+            last = max(last, ticket)
+            if not reply.promised_next:
+                unpromised.append(place)
+        self._reply(last, respond, token, Taken(left, unpromised))
+
+    def glimpse(self, key: bytes) -> ReplicaState | None:
+        """The key's state if this replica can vouch for it at once: it takes part, and what it holds is on disk."""
+        if self._fitness.bars:
+            return None
+        return self.peek_committed(key)
+
+    def handle_glance(self, glance: Glance, respond: Respond, token: int) -> None:
+        """Tells the ballots of what it can vouch for at once."""
+        states = map(self.glimpse, glance.keys)
+        respond(token, Glimpsed([UNSEEN if state is None else state.ballot for state in states]))
 
     def peek(self, key: bytes) -> ReplicaState | None:
         """The state in memory, committed or not; None when it is not in memory."""
@@ -107,13 +158,12 @@ class Replica:
         entry = self._cache.get(key)
         return entry.state if entry is not None and entry.ticket <= self._commits.committed else None
 
-    def _decide(
-        self, request: Prepare | Accept, state: ReplicaState, ticket: int, respond: Respond, token: int
-    ) -> None:
+    def _decide(self, request: Prepare | Accept, entry: Entry) -> tuple[int, Reply]:
+        """The reply, and the ticket of the commit after which it may be sent."""
+        state = entry.state
         highest = max(request.record.ballot, request.next_ballot) if type(request) is Accept else request.ballot  # type: ignore[union-attr]
         if highest >= self._clock.credible_max:
-            respond(token, Unfit("a ballot lies more than a year ahead; the clock of its node is wrong"))
-            return
+            return 0, Unfit("a ballot lies more than a year ahead; the clock of its node is wrong")
         self._clock.absorb(highest)
         if type(request) is Accept:
             accept = self._accept_gated if self.gates.are_any else self._acceptor.accept
@@ -122,8 +172,8 @@ class Replica:
             assert type(request) is Prepare
             decision = self._acceptor.prepare(state, request)
         if decision.state is not state:
-            ticket = self._write(request.key, state.record, decision)
-        self._reply(ticket, respond, token, decision.reply)
+            return self._write(request.key, state.record, decision), decision.reply
+        return entry.ticket, decision.reply
 
     def _accept_gated(self, state: ReplicaState, request: Accept) -> Decision:
         """An accept while a floor is being raised somewhere: what is as old is refused, or is the end of that."""

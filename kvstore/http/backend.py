@@ -5,7 +5,7 @@ The node (kvstore/node/node.py) brings both; the tests bring a small honest stan
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -22,7 +22,15 @@ from cluster.locks.outcomes import (
     RenewOutcome,
 )
 from cluster.locks.vote import Decision, Proposal, Voted
-from cluster.requests import FencedReadOutcome, ListOutcome, ListRequest, ReadRequest, WriteOutcome, WriteRequest
+from cluster.requests import (
+    FencedReadOutcome,
+    ListOutcome,
+    ListRequest,
+    ReadOutcome,
+    ReadRequest,
+    WriteOutcome,
+    WriteRequest,
+)
 
 MemberState = Literal["self", "alive", "suspect", "down"]
 """How a node sees a member: itself, heard lately, not heard for a while, given up on for routing."""
@@ -109,6 +117,16 @@ class Backend(Protocol):
 
     async def write(self, request: WriteRequest) -> WriteOutcome:
         """Answers within the request's timeout, give or take a turn of the loop."""
+        ...
+
+    def begin_read(self, request: ReadRequest, on_outcome: Callable[[ReadOutcome], None]) -> None:
+        """A read without a fence, for a caller that has no task to wait in; on_outcome is called once, maybe before
+        this returns.
+        """
+        ...
+
+    def begin_write(self, request: WriteRequest, on_outcome: Callable[[WriteOutcome], None]) -> None:
+        """The same of a write without a fence."""
         ...
 
     async def list(self, request: ListRequest) -> ListOutcome:

@@ -10,14 +10,15 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 import structlog
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 
 from cluster.tasks import safely
 from kvstore.http.incoming.unparsed import HEADERS_MAX, LINE_BYTES_MAX, reason
-from kvstore.http.outgoing.answer import Answer
+from kvstore.http.outgoing.answer import SLOW_READER_S, Answer
 
 KEEP_ALIVE_S = 75.0
 """Longer than the idle time of common proxies, so that they close first and no request meets a closing socket."""
@@ -32,6 +33,8 @@ log = structlog.get_logger()
 
 Unparsed = Callable[[BaseException | None, bytes], Answer]
 """The answer to what could not be parsed: of what went wrong, and the bytes that it came in."""
+Begin = Callable[["StraightHead", StreamReader, Callable[[Answer], None]], bool]
+"""Answers a request straight; False when it can't."""
 
 
 class WaitingClient:
@@ -97,12 +100,36 @@ def _probe(transport: asyncio.Transport | None) -> None:
                 peer.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
+class StraightHead:
+    """The head of a request that is answered straight: what aiohttp's BaseRequest would say of it."""
+
+    __slots__ = ("headers", "keep_alive", "method", "raw_path", "version")
+
+    def __init__(self, message: RawRequestMessage) -> None:
+        self.method, self.raw_path, self.version = message.method, message.path, message.version
+        self.headers, self.keep_alive = message.headers, not message.should_close
+
+
 class Connection(RequestHandler):
-    """One connection, which knows whether it is at work."""
+    """One connection, which knows whether it is at work.
 
-    __slots__ = ("_refused_bytes", "_unparsed", "busy", "client", "first_request_timer")
+    aiohttp has a task for each connection, which makes another for each request. Most requests need neither: their
+    body is here with their head, and what they wait for calls back. Such a one is answered straight, where nothing
+    else is under way on the connection; the task goes on waiting meanwhile. All others are the task's.
+    """
 
-    def __init__(self, server: Listener, unparsed: Unparsed) -> None:
+    __slots__ = (
+        "_begin",
+        "_refused_bytes",
+        "_slow_reader_timer",
+        "_straight",
+        "_unparsed",
+        "busy",
+        "client",
+        "first_request_timer",
+    )
+
+    def __init__(self, server: Listener, unparsed: Unparsed, begin: Begin) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -114,8 +141,12 @@ class Connection(RequestHandler):
             auto_decompress=False,
             access_log=cast(Any, None),
         )
-        self._unparsed = unparsed
+        self._unparsed, self._begin = unparsed, begin
         self._refused_bytes = b""
+        self._straight: StraightHead | None = None
+        """What is being answered straight."""
+        self._slow_reader_timer: asyncio.TimerHandle | None = None
+        """Runs while a straight answer does not fit the socket's buffers."""
         self.busy = False
         self.client: WaitingClient | None = None
         """Whoever waits at the other end, to be told of the connection's end."""
@@ -130,17 +161,107 @@ class Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """The socket is closed."""
         self.heard()
+        self._read_away()
         super().connection_lost(exc)
         if self.client is not None:
             self.client.gone()
 
     def data_received(self, data: bytes) -> None:
         """Some bytes came. Those that can't be parsed are kept: they may say which path is asked for."""
-        super().data_received(data)
-        if self._messages and isinstance(self._messages[-1][0], _ErrInfo) and not self._refused_bytes:
-            self._refused_bytes = data
+        waiter, self._waiter = self._waiter, None  # the task is woken once it is clear that the request is its own
+        try:
+            super().data_received(data)
+        finally:
+            self._waiter = waiter
+        if self._messages:
+            if isinstance(self._messages[-1][0], _ErrInfo) and not self._refused_bytes:
+                self._refused_bytes = data
+            if waiter is not None and not waiter.done() and self._straight is None and not self._paused:
+                self._answer_next(waiter)
         if self.client is not None and self.client.waits:
             self.close_if_deaf()
+
+    def _answer_next(self, waiter: asyncio.Future[None]) -> None:
+        """Answers the request that is here straight, or wakes the task for it."""
+        message, content = self._messages[0]
+        is_alone = len(self._messages) == 1 and not self._buffer_paused and self._parser is not None
+        if is_alone and not isinstance(message, _ErrInfo) and content.is_eof() and not message.upgrade:
+            head = self._straight = StraightHead(message)
+            self.busy = self._request_in_progress = True
+            self._messages.popleft()
+            if self._begin(head, content, self._answered):
+                self._taken()
+                return
+            self._messages.appendleft((message, content))
+            self._straight, self.busy = None, False
+            self._over()
+        waiter.set_result(None)
+
+    def _taken(self) -> None:
+        """What aiohttp does for each request that it takes."""
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._manager is not None:
+            self._manager.requests_count += 1
+        if self.first_request_timer is not None:
+            self.heard()
+
+    def _answered(self, answer: Answer) -> None:
+        """The answer to what is being answered straight: it goes out, if the client is still there."""
+        head, self._straight, self.busy = self._straight, None, False
+        transport = self.transport
+        if head is None or transport is None or transport.is_closing():
+            self._over()
+            return
+        try:
+            transport.write(answer.wire(head))
+        except Exception:
+            self._over()
+            self.force_close()
+            raise
+        self._keepalive = answer.keep_alive
+        if self._paused:
+            self._slow_reader_timer = self._loop.call_later(SLOW_READER_S, transport.abort)
+        else:
+            self._over()
+        if answer.keep_alive:
+            self._next_keepalive_close_time = self._loop.time() + KEEP_ALIVE_S
+            if self._keepalive_handle is None:
+                self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+            self._wake()
+        else:
+            self.force_close()
+
+    def _wake(self) -> None:
+        """Whatever came meanwhile is the task's: answered straight, a long queue would be as deep a stack."""
+        if self._messages and not self._paused and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _over(self) -> None:
+        """The request is answered and nothing of the answer is left here: aiohttp's shutdown waits for that."""
+        self._request_in_progress = False
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
+
+    def _read_away(self) -> None:
+        """Of a straight answer that was too much for the socket, no more than a little is left, or nobody is there."""
+        if self._slow_reader_timer is not None:
+            self._slow_reader_timer.cancel()
+            self._slow_reader_timer = None
+            self._over()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        super().resume_writing()
+        self._read_away()
+        if self._straight is None:
+            self._wake()
+
+    def _process_keepalive(self) -> None:
+        """aiohttp takes a connection for idle whose task waits; it may be at work without."""
+        if self._straight is not None:
+            self._next_keepalive_close_time = self._loop.time() + KEEP_ALIVE_S
+        super()._process_keepalive()
 
     def close_if_deaf(self) -> None:
         """Ends a connection that has sent so much behind a wait that it is not read from any more: nor would its end
@@ -172,8 +293,10 @@ class Listener(web.Server):
         answer: Callable[[BaseRequest], Awaitable[Answer]],
         unparsed: Unparsed,
         connections_max: int,
+        begin: Begin = lambda head, content, on_answer: False,
     ) -> None:
         super().__init__(cast(Any, self._answer))
+        self._begin = begin
         self._answer_request = answer
         self._unparsed = unparsed
         self._connections_max = connections_max
@@ -182,7 +305,7 @@ class Listener(web.Server):
 
     def __call__(self) -> Connection:
         """asyncio's protocol factory."""
-        return Connection(self, self._unparsed)
+        return Connection(self, self._unparsed, self._begin)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """A socket is open."""

@@ -8,15 +8,17 @@ import secrets
 from collections.abc import Callable, Collection
 
 import structlog
+from aiohttp import StreamReader, hdrs
 from aiohttp.web_protocol import RequestPayloadError
 from aiohttp.web_request import BaseRequest
 from multidict import istr
 
-from kvstore.http.incoming.guard import Guard
+from kvstore.http.incoming.conditions import KV_FENCE
+from kvstore.http.incoming.guard import Guard, Head
 from kvstore.http.incoming.unparsed import UnknownMethod, problem_of, request_line
 from kvstore.http.outgoing.answer import Answer, http_date
 from kvstore.http.outgoing.problems import Problem, overloaded, render
-from kvstore.http.routes.table import Routes
+from kvstore.http.routes.table import KEYS, Routes
 from kvstore.http.waiters import Waiters
 from kvstore.logs import escape_key
 from kvstore.metrics import Metrics
@@ -68,6 +70,27 @@ class Dispatcher:
         """Requests under way, without those that only wait for a lock."""
         return self.in_flight - self._waiters.count
 
+    def begin(self, head: Head, content: StreamReader, on_answer: Callable[[Answer], None]) -> bool:
+        """Answers a request for a key whose body is here without a task of its own, where that can be.
+
+        on_answer follows once, maybe before this returns. False: it can't, and nothing was done.
+        """
+        handler = self._routes.straight.get(head.method)
+        headers = head.headers
+        if handler is None or not head.raw_path.startswith(KEYS) or KV_FENCE in headers or hdrs.EXPECT in headers:
+            return False
+        straight = _Straight(self, head, on_answer)
+        self.in_flight += 1
+        try:
+            self._guard.check(head)
+            path, _, query = head.raw_path.partition("?")
+            if self.at_work > self._in_flight_max:
+                raise self._too_many()
+            handler(head, path[len(KEYS) :], query, content, straight.respond)
+        except Exception as fault:
+            straight.refuse(fault)
+        return True
+
     async def answer(self, request: BaseRequest) -> Answer:
         """The answer to one request; never raises for what a client sent."""
         started = self._clock()
@@ -85,14 +108,10 @@ class Dispatcher:
         except Exception:
             answer = self._refuse(_fault(request, request_id), request, request_id)
         finally:
-            self.in_flight -= 1
-            if self.draining and not self.in_flight:
-                self._idle.set()
-        self._complete(answer, request, request_id)
-        took_s = None if answer.has_waited else self._clock() - started
-        self._metrics.count_request(request.method, answer.level, answer.status, took_s)
-        if self._log_requests:
-            log.debug("request", method=request.method, path=_shown(request), status=answer.status, id=request_id)
+            self._over()
+        if not request.content.is_eof():  # an unread body must not be taken for the next request
+            answer.keep_alive = False
+        self._complete(answer, request, request_id, started)
         return answer
 
     def unparsed(self, fault: BaseException | None, data: bytes) -> Answer:
@@ -120,7 +139,7 @@ class Dispatcher:
         self._guard.check(request)
         path, _, query = request.raw_path.partition("?")
         if self.at_work > self._in_flight_max and path not in self._routes.vital:
-            raise overloaded(f"{self._in_flight_max:,} requests are under way here already; nothing was done.")
+            raise self._too_many()
         for prefix, named in self._routes.named:
             if path.startswith(prefix):
                 handler = named.get(request.method)
@@ -140,15 +159,27 @@ class Dispatcher:
         problem.close = True
         return problem
 
-    def _refuse(self, problem: Problem, request: BaseRequest, request_id: str) -> Answer:
+    def _too_many(self) -> Problem:
+        return overloaded(f"{self._in_flight_max:,} requests are under way here already; nothing was done.")
+
+    def _over(self) -> None:
+        self.in_flight -= 1
+        if self.draining and not self.in_flight:
+            self._idle.set()
+
+    def _refuse(self, problem: Problem, request: Head, request_id: str) -> Answer:
         if not problem.receipt and request.raw_path.startswith(RECEIPTED):
             problem.receipt = self._receipt_of_refusal()
         return render(problem, request.method, request_id)
 
-    def _complete(self, answer: Answer, request: BaseRequest, request_id: str) -> None:
+    def _complete(self, answer: Answer, request: Head, request_id: str, started: float) -> None:
         answer.common = self._common(request_id)
-        if self.draining or not request.content.is_eof():  # an unread body must not be taken for the next request
+        if self.draining:
             answer.keep_alive = False
+        took_s = None if answer.has_waited else self._clock() - started
+        self._metrics.count_request(request.method, answer.level, answer.status, took_s)
+        if self._log_requests:
+            log.debug("request", method=request.method, path=_shown(request), status=answer.status, id=request_id)
 
     def _common(self, request_id: str) -> str:
         second = self._wall_ms() // 1000
@@ -157,7 +188,7 @@ class Dispatcher:
             self._date_lines = f"Server: kvstore\r\nDate: {http_date(second)}\r\n"
         return f"X-Request-Id: {request_id}\r\n{self._date_lines}"
 
-    def _request_id(self, request: BaseRequest) -> str:
+    def _request_id(self, request: Head) -> str:
         given = request.headers.get(REQUEST_ID)
         return given if given is not None and _SANE_ID.fullmatch(given) else self._next_id()
 
@@ -166,7 +197,41 @@ class Dispatcher:
         return f"{self._id_prefix}-{self._ids:x}"
 
 
-def _fault(request: BaseRequest, request_id: str) -> Problem:
+class _Straight:
+    """One request that has no task."""
+
+    __slots__ = ("_dispatcher", "_head", "_on_answer", "_request_id", "_started")
+
+    def __init__(self, dispatcher: Dispatcher, head: Head, on_answer: Callable[[Answer], None]) -> None:
+        self._dispatcher, self._head = dispatcher, head
+        self._on_answer: Callable[[Answer], None] | None = on_answer
+        self._started = dispatcher._clock()
+        self._request_id = dispatcher._request_id(head)
+
+    def respond(self, make: Callable[..., Answer], *arguments: object) -> None:
+        """What came of it; see routes/kv.py."""
+        try:
+            answer = make(*arguments)
+        except Exception as fault:
+            self.refuse(fault)
+        else:
+            self._end(answer)
+
+    def refuse(self, fault: Exception) -> None:
+        """It is answered with an error."""
+        problem = fault if isinstance(fault, Problem) else _fault(self._head, self._request_id)
+        self._end(self._dispatcher._refuse(problem, self._head, self._request_id))
+
+    def _end(self, answer: Answer) -> None:
+        on_answer, self._on_answer = self._on_answer, None
+        if on_answer is None:
+            return  # a fault came behind the answer; it is in the log
+        self._dispatcher._over()
+        self._dispatcher._complete(answer, self._head, self._request_id, self._started)
+        on_answer(answer)
+
+
+def _fault(request: Head, request_id: str) -> Problem:
     log.exception("request failed", request_id=request_id, method=request.method, path=_shown(request))
     reading = request.method in ("GET", "HEAD")
     advice = "Reading again is safe." if reading else "The write may or may not be applied: read before you repeat it."
@@ -184,6 +249,6 @@ def _wrong_method(method: str, known: Collection[str]) -> Problem:
     return Problem("method-not-allowed", detail, headers=f"Allow: {allowed}\r\n")
 
 
-def _shown(request: BaseRequest) -> str:
+def _shown(request: Head) -> str:
     path = request.raw_path.partition("?")[0]
     return escape_key(path.encode("utf-8", "surrogateescape")[:SHOWN_PATH_CHARACTERS_MAX])

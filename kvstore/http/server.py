@@ -104,7 +104,7 @@ class HttpServer:
             log_requests=self._config.log_level == "debug",
             receipt_of_refusal=lambda: receipt_of_refusal(self._view, None, None),
         )
-        listener = Listener(dispatcher.answer, dispatcher.unparsed, self._connections_max)
+        listener = Listener(dispatcher.answer, dispatcher.unparsed, self._connections_max, dispatcher.begin)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             listener, self._config.http.host, self._config.http.port, backlog=BACKLOG, reuse_address=True

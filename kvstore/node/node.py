@@ -11,7 +11,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
 
@@ -31,6 +31,7 @@ from cluster.requests import (
     FencedReadOutcome,
     ListOutcome,
     ListRequest,
+    ReadOutcome,
     ReadRequest,
     Unavailable,
     WriteOutcome,
@@ -283,6 +284,20 @@ class Node:
         if not self._membership.is_formed:
             return Unavailable(request.needed, 0, ())
         return await self._cluster.write(request)
+
+    def begin_read(self, request: ReadRequest, on_outcome: Callable[[ReadOutcome], None]) -> None:
+        """See Backend."""
+        if self._membership.is_formed:
+            self._cluster.begin_read(request, on_outcome)
+        else:
+            on_outcome(Unavailable(request.needed, 0, ()))
+
+    def begin_write(self, request: WriteRequest, on_outcome: Callable[[WriteOutcome], None]) -> None:
+        """See Backend."""
+        if self._membership.is_formed:
+            self._cluster.begin_write(request, on_outcome)
+        else:
+            on_outcome(Unavailable(request.needed, 0, ()))
 
     async def list(self, request: ListRequest) -> ListOutcome:
         """See Backend."""

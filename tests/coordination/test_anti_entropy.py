@@ -14,7 +14,7 @@ import pytest
 from cluster.levels import Level
 from cluster.membership.fitness import Bar
 from cluster.protocol.changes import RENEW, Merge
-from cluster.protocol.messages import Accept, Forward, Prepare, Read, Reply, Request, Unfit
+from cluster.protocol.messages import Accept, Forward, Prepare, Read, Reply, Request, Unfit, Volley
 from cluster.protocol.repair_messages import (
     CompareEntries,
     CompareLeaves,
@@ -338,7 +338,7 @@ async def test_messages_are_lost() -> None:
     rule_for = cluster.network.rule_for
 
     def losing(source: int, target: int, request: Request) -> Rule:
-        if chance.random() < 0.2 and isinstance(request, (*COMPARING, Read, Accept)):
+        if chance.random() < 0.2 and isinstance(request, (*COMPARING, Read, Accept, Volley)):
             return Rule(chance.choice(fates), (), None, None, 0.0)
         return rule_for(source, target, request)
 
@@ -373,7 +373,9 @@ async def test_a_peer_that_dies_in_the_middle_holds_up_nobody(kind: type, known:
     await asyncio.sleep(60)
     assert not all_hold(cluster, records)
     to_the_dead = [
-        request for _, target, request in said if target == 2 and isinstance(request, (*COMPARING, Read, Accept))
+        request
+        for _, target, request in said
+        if target == 2 and isinstance(request, (*COMPARING, Read, Accept, Volley))
     ]
     assert len(to_the_dead) < 300, "most of them are not even tried"
     cluster.network.heal()
@@ -493,7 +495,7 @@ def slow_down(node: Node, chance: Random) -> None:
     handle: Callable[..., None] = node.on_request
 
     def later(request: Request, *rest: object) -> None:
-        if isinstance(request, Accept | Prepare):
+        if isinstance(request, Accept | Volley | Prepare):
             asyncio.get_running_loop().call_later(0.2 * chance.random(), handle, request, *rest)
         else:
             handle(request, *rest)

@@ -24,7 +24,18 @@ from cluster.link.dialler import OnAnswer
 from cluster.membership.fitness import Bar
 from cluster.membership.topology import Topology, form
 from cluster.node import ClusterNode
-from cluster.protocol.messages import Accept, Lost, ReplicaRequest, Reply, Request, Unfit, is_harmless
+from cluster.protocol.messages import (
+    Accept,
+    Glance,
+    Lost,
+    Read,
+    ReplicaRequest,
+    Reply,
+    Request,
+    Unfit,
+    Volley,
+    is_harmless,
+)
 from cluster.requests import (
     ALWAYS,
     Condition,
@@ -105,6 +116,10 @@ class Network:
         answer_after_s: float = 0.0,
         then: Callable[[], None] | None = None,
     ) -> None:
+        if Read in kinds:  # whichever way a read goes
+            kinds = (*kinds, Glance)
+        if Accept in kinds:  # whichever way it goes
+            kinds = (*kinds, Volley)
         self.rules.append(Rule(fate, kinds, source, target, answer_after_s, then))
 
     def cut_off(self, slot: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aiohttp import hdrs
+from aiohttp import StreamReader, hdrs
 from aiohttp.web_request import BaseRequest
 
 from kvstore.http.outgoing.answer import CONTINUE
@@ -23,12 +23,16 @@ class Bodies:
     async def read(self, request: BaseRequest, limit: int) -> bytes:
         """The whole body, of at most `limit` bytes. Raises Problem too-large, slow-body, overloaded, bad-request."""
         if request.content.is_eof() and hdrs.EXPECT not in request.headers:
-            body = request.content.read_nowait()  # it came with its head, as small ones do
-            if len(body) > limit:
-                raise _too_large(limit)
-            self._take(len(body))
-            return body
+            return self.take_whole(request.content, limit)
         return await self._read_slowly(request, limit)
+
+    def take_whole(self, content: StreamReader, limit: int) -> bytes:
+        """A body that came with its head, as small ones do. Raises Problem too-large or overloaded."""
+        body = content.read_nowait()
+        if len(body) > limit:
+            raise _too_large(limit)
+        self._take(len(body))
+        return body
 
     def done(self, body: bytes) -> None:
         """The body is no longer in memory."""

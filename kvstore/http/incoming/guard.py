@@ -9,15 +9,40 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
-from aiohttp import HttpVersion10, HttpVersion11, hdrs
-from aiohttp.web_request import BaseRequest
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, hdrs
+from multidict import CIMultiDictProxy
 
 from kvstore.addresses import parse_host
 from kvstore.http.outgoing.problems import Problem
 
 REMEMBERED_MAX = 1_024
 """Host headers found good; a cluster is called by a handful of names."""
+
+
+class Head(Protocol):
+    """The head of a request: aiohttp's BaseRequest is one, and so is StraightHead (kvstore/http/connection.py)."""
+
+    @property
+    def method(self) -> str:
+        """As it was sent."""
+        ...
+
+    @property
+    def raw_path(self) -> str:
+        """Path and query, as they were sent."""
+        ...
+
+    @property
+    def version(self) -> HttpVersion:
+        """Of HTTP."""
+        ...
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """All of them."""
+        ...
 
 
 class Guard:
@@ -30,7 +55,7 @@ class Guard:
         self._members = members
         self._good: set[str] = set()
 
-    def check(self, request: BaseRequest) -> None:
+    def check(self, request: Head) -> None:
         """Raises Problem http-version, bad-request or forbidden."""
         if request.version not in (HttpVersion11, HttpVersion10):
             raise Problem("http-version", "Send the request as HTTP/1.1.", close=True)

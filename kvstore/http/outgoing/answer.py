@@ -14,8 +14,9 @@ import asyncio
 import email.utils
 from functools import lru_cache
 from http import HTTPStatus
+from typing import Protocol
 
-from aiohttp import ClientConnectionResetError
+from aiohttp import ClientConnectionResetError, HttpVersion
 from aiohttp.web_request import BaseRequest
 
 SLOW_READER_S = 30.0
@@ -28,6 +29,25 @@ NOSNIFF = "X-Content-Type-Options: nosniff\r\n"
 """A browser must not take an answer for another type than it says; keys of strangers stand in all of them."""
 JSON = f"Content-Type: application/json\r\n{NOSNIFF}"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Asked(Protocol):
+    """What an answer needs to know of its request."""
+
+    @property
+    def method(self) -> str:
+        """As it was sent."""
+        ...
+
+    @property
+    def version(self) -> HttpVersion:
+        """HTTP/1.1 or 1.0."""
+        ...
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the client wants to go on with this connection."""
+        ...
 
 
 class Answer:
@@ -59,11 +79,15 @@ class Answer:
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ClientConnectionResetError("the client has gone")
-        transport.write(self._head(request) if request.method == "HEAD" else self._head(request) + self.body)
+        transport.write(self.wire(request))
         if request.protocol.writing_paused:
             await _wait_until_read(request, transport)
 
-    def _head(self, request: BaseRequest) -> bytes:
+    def wire(self, asked: Asked) -> bytes:
+        """All of it as it goes over the wire, to whoever asked. Settles `keep_alive`."""
+        return self._head(asked) if asked.method == "HEAD" else self._head(asked) + self.body
+
+    def _head(self, request: Asked) -> bytes:
         length = "" if self.status in _NO_CONTENT else f"Content-Length: {len(self.body)}\r\n"
         connection = ""
         if not (self.keep_alive and request.keep_alive):

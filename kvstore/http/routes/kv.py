@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
+from aiohttp import StreamReader
 from aiohttp.web_request import BaseRequest
 
 from cluster.levels import Level
-from cluster.requests import Condition, Fence, Found, ReadRequest, WriteRequest, Written
+from cluster.requests import (
+    Condition,
+    FencedReadOutcome,
+    Found,
+    ReadRequest,
+    WriteOutcome,
+    WriteRequest,
+    Written,
+)
 from kvstore.http.incoming.conditions import ReadCondition, fence_of, read_condition, write_condition
+from kvstore.http.incoming.guard import Head
 from kvstore.http.incoming.key_path import decode_key
 from kvstore.http.incoming.media import DEFAULT, refuse_encoding, require_acceptable, stored_type
 from kvstore.http.incoming.parameters import Choice, Parameters
@@ -23,6 +35,9 @@ _SANDBOX = "Content-Security-Policy: sandbox\r\n"
 """A stored page must not run scripts as this origin, should somebody open it in a browser."""
 
 _encode = msgspec.json.Encoder().encode
+
+Respond = Callable[..., None]
+"""Called once with a function that makes the answer, or raises Problem, and its arguments."""
 
 
 class WriteReceipt(msgspec.Struct, gc=False):
@@ -49,34 +64,53 @@ class KeyValue:
 
     async def get(self, request: BaseRequest, raw_key: str, query: str) -> Answer:
         """GET and HEAD."""
-        try:
-            key = decode_key(raw_key)
-            choice = self._reads.parse(query, self._view.n)
-            condition = read_condition(request.headers)
-            fence = fence_of(request.headers, choice.level, is_read=True)
-        except Problem as problem:
-            raise self._refused(problem, self._reads, query) from None
-        outcome = await self._backend.read(ReadRequest(key, choice.level, choice.needed, choice.timeout_s, fence))
-        if not isinstance(outcome, Found):
-            raise read_problem(self._view, choice.level, choice.needed, outcome, fence)
-        return self._found(request, choice, condition, outcome)
+        wanted, condition = self._read(request, raw_key, query)
+        return self._told(request, wanted, condition, await self._backend.read(wanted))
+
+    def begin_get(self, head: Head, raw_key: str, query: str, content: StreamReader, respond: Respond) -> None:
+        """The same without a task, for a read without a fence."""
+        wanted, condition = self._read(head, raw_key, query)
+        self._backend.begin_read(wanted, lambda outcome: respond(self._told, head, wanted, condition, outcome))
 
     async def put(self, request: BaseRequest, raw_key: str, query: str) -> Answer:
         """PUT."""
         try:
-            key = decode_key(raw_key)
-            choice = self._puts.parse(query, self._view.n)
-            condition = self._write_condition(request, choice)
-            fence = fence_of(request.headers, choice.level, is_read=False)
-            refuse_encoding(request.headers)
-            content_type = stored_type(request.headers)
+            given = self._put(request, raw_key, query)
             body = await self._service.bodies.read(request, self._service.value_bytes_max)
         except Problem as problem:
             raise self._refused(problem, self._puts, query) from None
         try:
-            return await self._write(key, body, content_type, choice, condition, fence)
+            wanted = given.with_value(body)
+            return self._written(wanted, await self._backend.write(wanted))
         finally:
             self._service.bodies.done(body)
+
+    def begin_put(self, head: Head, raw_key: str, query: str, content: StreamReader, respond: Respond) -> None:
+        """The same without a task, for a write without a fence whose body is here."""
+        bodies = self._service.bodies
+        try:
+            given = self._put(head, raw_key, query)
+            body = bodies.take_whole(content, self._service.value_bytes_max)
+        except Problem as problem:
+            raise self._refused(problem, self._puts, query) from None
+        wanted = given.with_value(body)
+        is_held = True
+
+        def release() -> None:
+            nonlocal is_held
+            if is_held:
+                is_held = False
+                bodies.done(body)
+
+        def ended(outcome: WriteOutcome) -> None:
+            release()
+            respond(self._written, wanted, outcome)
+
+        try:
+            self._backend.begin_write(wanted, ended)
+        except BaseException:
+            release()
+            raise
 
     async def delete(self, request: BaseRequest, raw_key: str, query: str) -> Answer:
         """DELETE."""
@@ -89,39 +123,55 @@ class KeyValue:
         except Problem as problem:
             raise self._refused(problem, self._deletes, query) from None
         self._service.bodies.done(body)
-        return await self._write(key, None, "", choice, condition, fence)
+        wanted = WriteRequest(key, None, "", choice.level, choice.needed, choice.timeout_s, condition, 0, fence)
+        return self._written(wanted, await self._backend.write(wanted))
 
-    async def _write(
-        self,
-        key: bytes,
-        value: bytes | None,
-        content_type: str,
-        choice: Choice,
-        condition: Condition,
-        fence: Fence | None,
-    ) -> Answer:
-        level, needed = choice.level, choice.needed
-        outcome = await self._backend.write(
-            WriteRequest(key, value, content_type, level, needed, choice.timeout_s, condition, choice.ttl_ms, fence)
+    def _read(self, head: Head, raw_key: str, query: str) -> tuple[ReadRequest, ReadCondition | None]:
+        try:
+            key = decode_key(raw_key)
+            choice = self._reads.parse(query, self._view.n)
+            condition = read_condition(head.headers)
+            fence = fence_of(head.headers, choice.level, is_read=True)
+        except Problem as problem:
+            raise self._refused(problem, self._reads, query) from None
+        return ReadRequest(key, choice.level, choice.needed, choice.timeout_s, fence), condition
+
+    def _put(self, head: Head, raw_key: str, query: str) -> WriteRequest:
+        """All but the value."""
+        headers = head.headers
+        key = decode_key(raw_key)
+        choice = self._puts.parse(query, self._view.n)
+        condition = self._write_condition(head, choice)
+        fence = fence_of(headers, choice.level, is_read=False)
+        refuse_encoding(headers)
+        content_type = stored_type(headers)
+        return WriteRequest(
+            key, b"", content_type, choice.level, choice.needed, choice.timeout_s, condition, choice.ttl_ms, fence
         )
-        view = self._view
+
+    def _written(self, wanted: WriteRequest, outcome: WriteOutcome) -> Answer:
+        level, needed, view = wanted.level, wanted.needed, self._view
         if not isinstance(outcome, Written):
-            raise write_problem(view, level, needed, condition, outcome)
+            raise write_problem(view, level, needed, wanted.condition, outcome)
         version = version_text(outcome.version)
         told = receipt(view, level, needed, outcome.acks, outcome.replicas)
         if outcome.hinted:
             told += HINTED
-        etag = "" if value is None else f'ETag: "{version}"\r\n'
-        body = _encode(WriteReceipt(key.decode(), version, level, outcome.acks, view.n))
+        etag = "" if wanted.value is None else f'ETag: "{version}"\r\n'
+        body = _encode(WriteReceipt(wanted.key.decode(), version, level, outcome.acks, view.n))
         return Answer(200, f"{etag}{JSON}KV-Receipt: {told}\r\n", body, level)
 
-    def _write_condition(self, request: BaseRequest, choice: Choice) -> Condition:
+    def _write_condition(self, request: Head, choice: Choice) -> Condition:
         require_acceptable(request.headers, "application/json")
         return write_condition(request.headers, choice.level, request.method)
 
-    def _found(self, request: BaseRequest, choice: Choice, condition: ReadCondition | None, found: Found) -> Answer:
-        record, level = found.record, choice.level
-        told = receipt(self._view, level, choice.needed, found.acks, found.replicas)
+    def _told(
+        self, request: Head, wanted: ReadRequest, condition: ReadCondition | None, found: FencedReadOutcome
+    ) -> Answer:
+        if not isinstance(found, Found):
+            raise read_problem(self._view, wanted.level, wanted.needed, found, wanted.fence)
+        record, level = found.record, wanted.level
+        told = receipt(self._view, level, wanted.needed, found.acks, found.replicas)
         if record is not None and level is not Level.STRONG:
             told += age(unix_ms_of(record.origin), self._service.wall_ms())
         version = record.origin if record is not None and record.value is not None else None

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 
+from aiohttp import StreamReader
 from aiohttp.web_request import BaseRequest
 
+from kvstore.http.incoming.guard import Head
 from kvstore.http.outgoing.answer import Answer
 from kvstore.http.routes.batch import Batch
 from kvstore.http.routes.cluster import ClusterPages
 from kvstore.http.routes.convergence import Convergence
 from kvstore.http.routes.health import Health
-from kvstore.http.routes.kv import KeyValue
+from kvstore.http.routes.kv import KeyValue, Respond
 from kvstore.http.routes.listing import Listing
 from kvstore.http.routes.locking.elections import Elections
 from kvstore.http.routes.locking.locks import Locks
@@ -25,6 +27,8 @@ KEYS = "/v1/kv/"
 
 NameHandler = Callable[[BaseRequest, str, str], Awaitable[Answer]]
 """Of the request, the key or name as it stands in the path, and the query."""
+StraightHandler = Callable[[Head, str, str, StreamReader, Respond], None]
+"""Of the head, the key as it stands in the path, the query, and the body; what it answers goes to the last."""
 PageHandler = Callable[[BaseRequest, str, str], Awaitable[Answer]]
 """Of the request, the query, and the request's id."""
 
@@ -35,6 +39,8 @@ class Routes:
 
     named: tuple[tuple[str, Mapping[str, NameHandler]], ...]
     """By what comes before a key or name, keys first."""
+    straight: Mapping[str, StraightHandler]
+    """For keys, by method: those that need no task."""
     pages: Mapping[str, Mapping[str, PageHandler]]
     """By path."""
     vital: frozenset[str] = frozenset({"/livez", "/readyz", "/metrics"})
@@ -57,6 +63,7 @@ def routes(service: Service, health: Health) -> Routes:
             ("/v1/votes/", {"GET": votes.decision, "HEAD": votes.decision, "POST": votes.propose}),
             ("/v1/elections/", _leased(elections.campaign, elections.renew, elections.resign, elections.show)),
         ),
+        straight={"GET": kv.begin_get, "HEAD": kv.begin_get, "PUT": kv.begin_put},
         pages={
             "/v1/kv": _readable(listing.get),
             "/v1/locks": _readable(locks.list_held),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import uvloop
 from yarl import URL
 
 from kvstore.config import Address, MemberAddress, NodeConfig
@@ -25,6 +27,12 @@ CONFIG: dict[str, Any] = {
     "peer": Address("127.0.0.1", 7101),
     "members": (MemberAddress("n1", "127.0.0.1", 7101), MemberAddress("n2", "db2.example", 7102)),
 }
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """A module that says BOTH_LOOPS is run on both kinds; their transports pause and close in different ways."""
+    both = getattr(getattr(item, "module", None), "BOTH_LOOPS", False)
+    return {"asyncio": asyncio.new_event_loop} | ({"uvloop": uvloop.new_event_loop} if both else {})
 
 
 @dataclass

@@ -7,7 +7,7 @@ tombstones. For outcomes that a store in memory never has, a test puts one in `n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from cluster.protocol.changes import Put, Settle
@@ -18,6 +18,7 @@ from cluster.requests import (
     Listed,
     ListOutcome,
     ListRequest,
+    ReadOutcome,
     ReadRequest,
     WriteOutcome,
     WriteRequest,
@@ -82,6 +83,12 @@ class HonestBackend:
         self.records[request.key] = record
         return Written(ballot, len(names), names)
 
+    def begin_read(self, request: ReadRequest, on_outcome: Callable[[ReadOutcome], None]) -> None:
+        self._begin(self.read(request), on_outcome)
+
+    def begin_write(self, request: WriteRequest, on_outcome: Callable[[WriteOutcome], None]) -> None:
+        self._begin(self.write(request), on_outcome)
+
     async def list(self, request: ListRequest) -> ListOutcome:
         await self._arrive(request)
         if self.next_outcome is not None:
@@ -112,6 +119,16 @@ class HonestBackend:
         while len(self.seen) < count:
             self._news.clear()
             await self._news.wait()
+
+    def _begin(self, work: Coroutine[Any, Any, Any], on_outcome: Callable[[Any], None]) -> None:
+        """Done before this returns, unless requests wait."""
+        if self.gate is not None:
+            asyncio.get_running_loop().create_task(work).add_done_callback(lambda task: on_outcome(task.result()))
+            return
+        try:
+            work.send(None)
+        except StopIteration as ended:
+            on_outcome(ended.value)
 
     async def _arrive(self, request: Any) -> None:
         self.seen.append(request)
