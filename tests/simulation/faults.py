@@ -211,8 +211,8 @@ def _silence_is_no(self: _Handing) -> Any:
 # -- locks -------------------------------------------------------------------------------------------------------
 
 
-def _released_with_its_fence(state: LockState, token: bytes) -> LockState | None:
-    after = released(state, token)
+def _released_with_its_fence(state: LockState, token: bytes, only: Any = None) -> LockState | None:
+    after = released(state, token, only)
     return None if after is None else LockState(0, after.permits, after.grants, after.recent)
 
 
@@ -433,7 +433,10 @@ class Caught:
 
 
 def catch(fault: Fault, seeds_max: int = SEEDS_MAX) -> Caught | None:
-    """Tries seed after seed; None when none of them notices."""
+    """Tries seed after seed; None when none of them notices.
+
+    A patch that the code can't run with is no proof: TypeError says that it has to follow the code.
+    """
     began_s = process_time()
     with ExitStack() as stack:
         for one in fault.patches():
@@ -442,6 +445,8 @@ def catch(fault: Fault, seeds_max: int = SEEDS_MAX) -> Caught | None:
             try:
                 run_seed(seed, fault.options)
             except Violation as violation:
+                if "TypeError" in str(violation) or "AttributeError" in str(violation):
+                    raise TypeError(f"{fault.name} does not fit the code any more: {violation}") from violation
                 return Caught(seed + 1, process_time() - began_s, str(violation).splitlines()[0])
     return None
 
