@@ -15,14 +15,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from cluster.coordination.drive import Context, Drive
 from cluster.coordination.expiry import is_doubtful, is_expired, settle
 from cluster.coordination.glances import Glances
 from cluster.coordination.granted_fences import GrantedFences
 from cluster.coordination.read_repair import Repair
-from cluster.coordination.weak_writing import WeakWriter, set_once
+from cluster.coordination.weak_writing import WeakWriter
 from cluster.levels import Level
 from cluster.membership.topology import Topology
 from cluster.protocol.changes import Put, highest_seen
@@ -141,9 +141,7 @@ class Coordinator:
                 request.key, change, request.needed, deadline_s, cast(Callable[[Outcome], None], on_outcome)
             )
         else:
-            outcome: asyncio.Future[WriteOutcome] = asyncio.get_running_loop().create_future()
-            outcome.add_done_callback(lambda ended: on_outcome(ended.result()))
-            self._weak_writer.begin(request, deadline_s, outcome)
+            self._weak_writer.begin(request, deadline_s, on_outcome)
 
     async def _why_not_under(
         self, fence: Fence, key: bytes, timeout_s: float
@@ -243,3 +241,9 @@ class _Reading:
     def _expired(self) -> None:
         heard = self._topology.names(self._read.held)
         safely(self._on_outcome, TimedOut(self._request.needed, len(heard), heard))
+
+
+def set_once(future: asyncio.Future[Any], value: object) -> None:
+    """Sets the result, unless the one who awaits it has gone or has it already."""
+    if not future.done():
+        future.set_result(value)

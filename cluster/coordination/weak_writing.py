@@ -13,9 +13,7 @@ A hint never counts as one of several copies that were asked for.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from typing import Any
 
 from cluster.coordination.drive import Context, Drive
 from cluster.levels import Level
@@ -25,6 +23,7 @@ from cluster.protocol.weak_write import Outrun, Stuck, Taken, WeakWrite
 from cluster.repair.hints import Hints, KeepAside
 from cluster.replica.replica import Replica
 from cluster.requests import Unavailable, Unknown, WriteOutcome, WriteRequest, Written
+from cluster.tasks import safely
 from storage.ballot import NONE
 from storage.record import Record
 
@@ -55,15 +54,15 @@ class WeakWriter:
         self._hints, self._keep_aside, self._clock_offset_max_s = hints, keep_aside, clock_offset_max_s
         self._under_way: dict[int, bytes] = {}
 
-    def begin(self, request: WriteRequest, deadline_s: float, outcome: asyncio.Future[WriteOutcome]) -> None:
-        """Writes; the outcome is set by the deadline."""
+    def begin(self, request: WriteRequest, deadline_s: float, on_outcome: Callable[[WriteOutcome], None]) -> None:
+        """Writes; on_outcome follows exactly once, by the deadline."""
         topology = self._topology()
         alive = self._context.roster.writable(topology.replicas_of(request.key))
         is_hintable = request.level is Level.EVENTUAL and request.needed == 1
         if len(alive) < request.needed and not is_hintable:
-            set_once(outcome, Unavailable(request.needed, len(alive), topology.names(alive)))
+            on_outcome(Unavailable(request.needed, len(alive), topology.names(alive)))
             return
-        _WeakWriting(self, topology, request, is_hintable, deadline_s, outcome).start(bool(alive))
+        _WeakWriting(self, topology, request, is_hintable, deadline_s, on_outcome).start(bool(alive))
 
     def oldest(self, partition: int) -> int | None:
         """The lowest origin of the writes of this partition that are under way; None when there is none."""
@@ -80,7 +79,7 @@ class _WeakWriting:
         "_is_hintable",
         "_is_kept",
         "_is_over",
-        "_outcome",
+        "_on_outcome",
         "_record",
         "_request",
         "_slots",
@@ -99,11 +98,12 @@ class _WeakWriting:
         request: WriteRequest,
         is_hintable: bool,
         deadline_s: float,
-        outcome: asyncio.Future[WriteOutcome],
+        on_outcome: Callable[[WriteOutcome], None],
     ) -> None:
         self._writer, self._topology, self._request, self._is_hintable = writer, topology, request, is_hintable
         self._slots = topology.replicas_of(request.key)
-        self.deadline_s, self.patience_s, self._outcome = deadline_s, float("inf"), outcome
+        self.deadline_s, self.patience_s = deadline_s, float("inf")
+        self._on_outcome: Callable[[WriteOutcome], None] | None = on_outcome
         self._is_over = self._is_kept = False
         self._expires_at_ms = request.expires_at_ms(writer._context.ballots.now_ms())
         # A record that lies here may be stamped far ahead, by a clock that was wrong before this node last started.
@@ -175,7 +175,7 @@ class _WeakWriting:
 
     def _acknowledge(self, hinted: bool = False) -> None:
         names = tuple(sorted(self._write.taken))
-        set_once(self._outcome, Written(self._record.origin, len(names), names, hinted))
+        self._tell(Written(self._record.origin, len(names), names, hinted))
 
     # -- too few have it, and there is no time or no way to go on ----------------------------------------------------
 
@@ -226,7 +226,7 @@ class _WeakWriting:
         if not self._is_over:
             self._writer._context.sweeper.discard(self)
             own = self._topology.by_slot[self._writer._own_slot].name
-            set_once(self._outcome, Written(self._record.origin, 1, (own,), hinted=True))
+            self._tell(Written(self._record.origin, 1, (own,), hinted=True))
 
     def _admit_hint(self) -> None:
         """The hint is on its way to the disk, and the time is up."""
@@ -237,9 +237,15 @@ class _WeakWriting:
         """Tells what is known of a write that fell short."""
         names, needed = tuple(sorted(self._write.taken)), self._request.needed
         if self._write.may_be_applied or self._is_kept:
-            set_once(self._outcome, Unknown(needed, len(names), names, self._record.origin))
+            self._tell(Unknown(needed, len(names), names, self._record.origin))
         else:
-            set_once(self._outcome, Unavailable(needed, len(names), names, reason))
+            self._tell(Unavailable(needed, len(names), names, reason))
+
+    def _tell(self, outcome: WriteOutcome) -> None:
+        """The first word counts: what comes of it later is nobody's news."""
+        on_outcome, self._on_outcome = self._on_outcome, None
+        if on_outcome is not None:
+            safely(on_outcome, outcome)
 
     # -- waiting for this node's disk --------------------------------------------------------------------------------
 
@@ -259,9 +265,3 @@ class _WeakWriting:
     def _release(self) -> None:
         """From here on somebody else knows of it: a replica, the hints, what is kept aside, or nobody."""
         self._writer._under_way.pop(self._record.origin, None)
-
-
-def set_once(future: asyncio.Future[Any], value: object) -> None:
-    """Sets the result, unless the one who awaits it has gone or has it already."""
-    if not future.done():
-        future.set_result(value)

@@ -11,12 +11,12 @@ from typing import Any, cast
 
 import structlog
 from aiohttp import StreamReader, web
-from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 
 from cluster.tasks import safely
+from kvstore.http.head import StraightHead
 from kvstore.http.incoming.unparsed import HEADERS_MAX, LINE_BYTES_MAX, reason
 from kvstore.http.outgoing.answer import SLOW_READER_S, Answer
 
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 Unparsed = Callable[[BaseException | None, bytes], Answer]
 """The answer to what could not be parsed: of what went wrong, and the bytes that it came in."""
-Begin = Callable[["StraightHead", StreamReader, Callable[[Answer], None]], bool]
+Begin = Callable[[StraightHead, StreamReader, Callable[[Answer], None]], bool]
 """Answers a request straight; False when it can't."""
 
 
@@ -98,16 +98,6 @@ def _probe(transport: asyncio.Transport | None) -> None:
         if peer is not None and option is not None:
             with contextlib.suppress(OSError):
                 peer.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-class StraightHead:
-    """The head of a request that is answered straight: what aiohttp's BaseRequest would say of it."""
-
-    __slots__ = ("headers", "keep_alive", "method", "raw_path", "version")
-
-    def __init__(self, message: RawRequestMessage) -> None:
-        self.method, self.raw_path, self.version = message.method, message.path, message.version
-        self.headers, self.keep_alive = message.headers, not message.should_close
 
 
 class Connection(RequestHandler):

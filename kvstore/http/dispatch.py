@@ -13,8 +13,9 @@ from aiohttp.web_protocol import RequestPayloadError
 from aiohttp.web_request import BaseRequest
 from multidict import istr
 
+from kvstore.http.head import Head
 from kvstore.http.incoming.conditions import KV_FENCE
-from kvstore.http.incoming.guard import Guard, Head
+from kvstore.http.incoming.guard import Guard
 from kvstore.http.incoming.unparsed import UnknownMethod, problem_of, request_line
 from kvstore.http.outgoing.answer import Answer, http_date
 from kvstore.http.outgoing.problems import Problem, overloaded, render

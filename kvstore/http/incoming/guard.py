@@ -9,40 +9,15 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
-from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, hdrs
-from multidict import CIMultiDictProxy
+from aiohttp import HttpVersion10, HttpVersion11, hdrs
 
 from kvstore.addresses import parse_host
+from kvstore.http.head import Head
 from kvstore.http.outgoing.problems import Problem
 
 REMEMBERED_MAX = 1_024
 """Host headers found good; a cluster is called by a handful of names."""
-
-
-class Head(Protocol):
-    """The head of a request: aiohttp's BaseRequest is one, and so is StraightHead (kvstore/http/connection.py)."""
-
-    @property
-    def method(self) -> str:
-        """As it was sent."""
-        ...
-
-    @property
-    def raw_path(self) -> str:
-        """Path and query, as they were sent."""
-        ...
-
-    @property
-    def version(self) -> HttpVersion:
-        """Of HTTP."""
-        ...
-
-    @property
-    def headers(self) -> CIMultiDictProxy[str]:
-        """All of them."""
-        ...
 
 
 class Guard:

@@ -14,10 +14,11 @@ import asyncio
 import email.utils
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Protocol
 
-from aiohttp import ClientConnectionResetError, HttpVersion
+from aiohttp import ClientConnectionResetError
 from aiohttp.web_request import BaseRequest
+
+from kvstore.http.head import Head
 
 SLOW_READER_S = 30.0
 """How long a client may take to read what does not fit the socket's buffers; after that it is cut off, so that
@@ -29,25 +30,6 @@ NOSNIFF = "X-Content-Type-Options: nosniff\r\n"
 """A browser must not take an answer for another type than it says; keys of strangers stand in all of them."""
 JSON = f"Content-Type: application/json\r\n{NOSNIFF}"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-class Asked(Protocol):
-    """What an answer needs to know of its request."""
-
-    @property
-    def method(self) -> str:
-        """As it was sent."""
-        ...
-
-    @property
-    def version(self) -> HttpVersion:
-        """HTTP/1.1 or 1.0."""
-        ...
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the client wants to go on with this connection."""
-        ...
 
 
 class Answer:
@@ -83,20 +65,17 @@ class Answer:
         if request.protocol.writing_paused:
             await _wait_until_read(request, transport)
 
-    def wire(self, asked: Asked) -> bytes:
-        """All of it as it goes over the wire, to whoever asked. Settles `keep_alive`."""
-        return self._head(asked) if asked.method == "HEAD" else self._head(asked) + self.body
-
-    def _head(self, request: Asked) -> bytes:
+    def wire(self, head: Head) -> bytes:
+        """All of it as it goes over the wire, in answer to that request. Settles `keep_alive`."""
         length = "" if self.status in _NO_CONTENT else f"Content-Length: {len(self.body)}\r\n"
         connection = ""
-        if not (self.keep_alive and request.keep_alive):
+        if not (self.keep_alive and head.keep_alive):
             self.keep_alive = False
             connection = "Connection: close\r\n"
-        elif request.version.minor == 0:
+        elif head.version.minor == 0:
             connection = "Connection: keep-alive\r\n"
-        head = f"{_STATUS_LINES[self.status]}{self.headers}{length}{connection}{self.common}\r\n"
-        return head.encode("ascii")
+        lines = f"{_STATUS_LINES[self.status]}{self.headers}{length}{connection}{self.common}\r\n".encode("ascii")
+        return lines if head.method == "HEAD" else lines + self.body
 
 
 async def _wait_until_read(request: BaseRequest, transport: asyncio.Transport) -> None:

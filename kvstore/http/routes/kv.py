@@ -18,8 +18,8 @@ from cluster.requests import (
     WriteRequest,
     Written,
 )
+from kvstore.http.head import Head
 from kvstore.http.incoming.conditions import ReadCondition, fence_of, read_condition, write_condition
-from kvstore.http.incoming.guard import Head
 from kvstore.http.incoming.key_path import decode_key
 from kvstore.http.incoming.media import DEFAULT, refuse_encoding, require_acceptable, stored_type
 from kvstore.http.incoming.parameters import Choice, Parameters

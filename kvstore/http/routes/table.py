@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aiohttp import StreamReader
 from aiohttp.web_request import BaseRequest
 
-from kvstore.http.incoming.guard import Head
+from kvstore.http.head import Head
 from kvstore.http.outgoing.answer import Answer
 from kvstore.http.routes.batch import Batch
 from kvstore.http.routes.cluster import ClusterPages

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from msgspec import UNSET
 
-from kvstore.verify.checkers.registers import WEAK, WRITES
+from kvstore.verify.checkers.linearizability.translation import WEAK, WRITES
 from kvstore.verify.checkers.versions import order_of
 from kvstore.verify.history import History, Kind, Operation, Outcome
 from kvstore.verify.verdict import Finding, Judgement, Verdict

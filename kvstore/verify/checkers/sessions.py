@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec import UNSET
 
-from kvstore.verify.checkers.registers import WRITES
+from kvstore.verify.checkers.linearizability.translation import WRITES
 from kvstore.verify.checkers.versions import order_of
 from kvstore.verify.history import History, Kind, Operation, Outcome, Process
 from kvstore.verify.verdict import Finding, Judgement, Verdict

@@ -21,9 +21,10 @@ from typing import Any, Final
 
 from msgspec import UNSET
 
-from kvstore.verify.checkers.linearizability import State
-from kvstore.verify.checkers.registers import NAME, Translation, says_something
-from kvstore.verify.checkers.windows import since, until
+from kvstore.verify.checkers.linearizability.steps import State
+from kvstore.verify.checkers.linearizability.translation import Translation, says_something
+from kvstore.verify.checkers.linearizability.windows import since, until
+from kvstore.verify.checkers.registers import NAME
 from kvstore.verify.explain.text import told
 from kvstore.verify.history import Kind, Operation, Outcome
 from kvstore.verify.verdict import Finding

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvstore.verify.checkers import registers, windows
-from kvstore.verify.checkers.registers import Budget, Translation
+from kvstore.verify.checkers import registers
+from kvstore.verify.checkers.linearizability import windows
+from kvstore.verify.checkers.linearizability.translation import Translation
+from kvstore.verify.checkers.registers import Budget
 from kvstore.verify.explain.minimal import explain_register
 from kvstore.verify.history import History, Kind
 from kvstore.verify.verdict import Verdict

@@ -16,7 +16,7 @@ Below, an *order* is one of all that is left to do, that explains every answer; 
 4. *Of two ways to the same place the one that used fewer optional changes can do all that the other can.* Those that
    do the same thing are used in the order of their invocation, so one way's are a subset of the other's or neither's.
 5. *A change that no observer ever accepts* is done for nothing where the state is of that kind already, or right
-   before a blind change: nobody can tell. (States that the same observers accept are one state: registers.py.)
+   before a blind change: nobody can tell. (States that the same observers accept are one state: translation.py.)
 6. *A state is not left while somebody waits for it whom no other change can serve in time.* Whoever accepts this state
    alone must meet it before it completes; if no change to it is left that is invoked by then, this is the last chance.
    So an operation of another state that completes before the last of those was invoked can't be done any more.
@@ -34,80 +34,18 @@ Whoever uses a search gives it steps as long as they like: it stops and goes on 
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from kvstore.verify.checkers.zones import NEVER, contradiction
+from kvstore.verify.checkers.linearizability.moments import Moment, kinds_of, moments_of
+from kvstore.verify.checkers.linearizability.steps import NEVER, UNSEEN, State, Step
+from kvstore.verify.checkers.linearizability.waiting import Waiting
+from kvstore.verify.checkers.linearizability.zones import contradiction
 
-State = Hashable
-UNSEEN: Final = -1
-"""The state that no observer accepts: every change to such a state leads here."""
-
-
-class Step(NamedTuple):
-    """One operation, as the search sees it."""
-
-    invoked: int
-    completed: int | None
-    """None: it may take effect at any time after its invocation, or never."""
-    accepts: frozenset[State] | None = None
-    """The states that it can meet. None: any."""
-    target: State | None = None
-    """The state that it leaves. None: it only observes."""
-    appends: str | None = None
-    """Instead of a target: what it puts behind the text that is there."""
-
-    @property
-    def is_change(self) -> bool:
-        """Whether it leaves another state than it met."""
-        return self.target is not None or self.appends is not None
-
-
-class _Moment(NamedTuple):
-    """One completion: what may be done before it, and what must be."""
-
-    must: int
-    """The bit of the operation that completes here."""
-    exact: Mapping[State, int]
-    """Bits of the observers in flight that accept this state alone."""
-    observers: tuple[tuple[int, frozenset[State]], ...]
-    """The other observers."""
-    changes: tuple[_Change, ...]
-    """Definite ones in flight, the one that completes soonest first."""
-    sources: Mapping[State, int]
-    """Bits of those that lead to this state."""
-    unseen: int
-    """Bits of blind changes to UNSEEN among them."""
-    available: int
-    """Bits of the optional changes that were invoked before."""
-    resets: int
-    """Bits of changes among `changes` that leave a state of their own, whatever they met."""
-    foreseen: tuple[tuple[int, str, int], ...]
-    """Texts that are read here or later with no reset invoked from now on: (bit of the read or 0, text, the
-    place of its completion)."""
-
-
-class _Change(NamedTuple):
-    """A definite change in flight."""
-
-    bit: int
-    place: int
-    """Of its completion, in the order of all."""
-    kind: int
-    """The same for all that do the same thing."""
-    step: Step
-
-
-class _Placed(NamedTuple):
-    """A definite operation, at the place of its completion."""
-
-    bit: int
-    since: int
-    """The first moment in which it is in flight."""
-    step: Step
-
+RELUCTANCE: Final = 0.5
+"""An optional change is used after a definite one that helps the same."""
+PATIENCE: Final = 100
+"""So many steps may come no further before the search goes on from longer ago."""
 
 _Node = tuple[int, State, int, int]
 """(completions passed, state, bits done of those in flight, bits of optional changes used)."""
@@ -125,76 +63,6 @@ class _Way(NamedTuple):
     used: int
 
 
-class _Waiting:
-    """For each state who accepts it alone, and which changes lead to it: is leaving it now leaving it for good?"""
-
-    def __init__(self, placed: Sequence[_Placed], optional: Sequence[Step], moments: Sequence[_Moment]) -> None:
-        self._placed, self._moments = placed, moments
-        self._completions = [one.step.completed or 0 for one in placed]
-        self._optional = optional
-        self._places: dict[State, list[int]] = defaultdict(list)
-        self._until: dict[State, list[int]] = defaultdict(list)
-        self._sources: dict[State, list[int]] = defaultdict(list)
-        self._spare: dict[State, int] = defaultdict(int)
-        for place, one in enumerate(placed):
-            if one.step.accepts is not None and len(one.step.accepts) == 1:
-                (state,) = one.step.accepts
-                self._places[state].append(place)
-                self._until[state].append(self._completions[place])
-            if one.step.target is not None:
-                self._sources[one.step.target].append(one.step.invoked)
-        for invoked in self._sources.values():
-            invoked.sort()
-        for index, step in enumerate(optional):
-            if step.target is not None:
-                self._spare[step.target] |= 1 << index
-
-    def last(self, passed: int, state: State, done: int, used: int) -> int | None:
-        """The place of the latest invoked of those that must meet the state before it is left; None: it may be left."""
-        places = self._places.get(state)
-        if places is None or self._moments[passed].sources.get(state, 0) & ~done:
-            return None
-        found, latest = None, -1
-        end = bisect_left(self._until[state], self._next_source(passed, state, used))
-        for place in reversed(places[max(0, end - LOOK_BACK) : end]):
-            if place < passed:
-                break
-            one = self._placed[place]
-            if one.step.invoked > latest and not (one.since <= passed and done & one.bit):
-                found, latest = place, one.step.invoked
-        return found
-
-    def first(self, passed: int, state: State, done: int) -> int:
-        """The place of the first completion of those that wait for the state, or beyond all."""
-        places = self._places.get(state, ())
-        for index in range(bisect_left(places, passed), len(places)):
-            one = self._placed[places[index]]
-            if not (one.since <= passed and done & one.bit):
-                return places[index]
-        return len(self._placed)
-
-    def is_missed(self, passed: int, state: State, done: int, last: int) -> bool:
-        """Whether something of another state completes before the one at `last` is invoked."""
-        end = self._placed[last].step.invoked
-        for place in range(passed, last):
-            if self._completions[place] > end:
-                return False
-            one = self._placed[place]
-            if one.since <= passed and done & one.bit:
-                continue
-            if one.step.is_change or one.step.accepts is None or state not in one.step.accepts:
-                return True
-        return False
-
-    def _next_source(self, passed: int, state: State, used: int) -> int:
-        """When the next change to this state is invoked, of those that are not in flight."""
-        sources = self._sources.get(state, ())
-        index = bisect_right(sources, self._completions[passed])
-        moment = sources[index] if index < len(sources) else NEVER
-        spare = self._spare.get(state, 0) & ~used
-        return min(moment, self._optional[(spare & -spare).bit_length() - 1].invoked) if spare else moment
-
-
 class Search:
     """The search over one register's operations."""
 
@@ -204,9 +72,9 @@ class Search:
         optional = [step for step in ordered if step.completed is None and step.is_change]
         definite = [step for step in ordered if step.completed is not None]
         self._appends = any(step.appends is not None for step in ordered)
-        self._moments, placed = _moments(definite, optional, self._appends)
-        self._waiting = _Waiting([] if self._appends else placed, optional, self._moments)
-        self._kinds = _kinds(optional)
+        self._moments, placed = moments_of(definite, optional, self._appends)
+        self._waiting = Waiting([] if self._appends else placed, optional, self._moments)
+        self._kinds = kinds_of(optional)
         self._been: dict[tuple[int, State, int], list[int]] = {}
         self._open: list[_Node] = []
         self.completions = [one.step.completed or 0 for one in placed]
@@ -323,7 +191,7 @@ class Search:
             after = done | bit | (moment.unseen if is_blind else 0)
             yield _Way(min(place, self._waiting.first(passed, target, done)), place, target, after, used)
 
-    def _optional_ways(self, node: _Node, moment: _Moment) -> Iterator[_Way]:
+    def _optional_ways(self, node: _Node, moment: Moment) -> Iterator[_Way]:
         passed, state, done, used = node
         free = moment.available & ~used
         needed = None if self._appends else self._needed(moment, done, free)
@@ -341,7 +209,7 @@ class Search:
     def _after(self, step: Step, state: State) -> State:
         return step.target if step.appends is None else f"{state}{step.appends}"
 
-    def _needed(self, moment: _Moment, done: int, free: int) -> set[State]:
+    def _needed(self, moment: Moment, done: int, free: int) -> set[State]:
         """The states that somebody waits for. `free`: the optional changes that are left."""
         needed: set[State] = {state for state, bits in moment.exact.items() if bits & ~done}
         for bit, accepts in moment.observers:
@@ -361,7 +229,7 @@ class Search:
             grows = len(needed) > before
         return needed
 
-    def _is_hopeless(self, moment: _Moment, state: State, done: int) -> bool:
+    def _is_hopeless(self, moment: Moment, state: State, done: int) -> bool:
         """Texts only grow until the next reset: one that is read later must begin with what is there."""
         if moment.resets & ~done:
             return False
@@ -370,104 +238,3 @@ class Search:
                 self.furthest = max(self.furthest, place)
                 return True
         return False
-
-
-def _kinds(optional: Sequence[Step]) -> list[tuple[Step, int]]:
-    """One of each that do the same thing, and the bits of all of those."""
-    kinds: dict[tuple[object, ...], tuple[Step, int]] = {}
-    for index, step in enumerate(optional):
-        does = _does(step)
-        kinds[does] = step, kinds.get(does, (step, 0))[1] | 1 << index
-    return list(kinds.values())
-
-
-def _does(step: Step) -> tuple[object, ...]:
-    return step.accepts, step.target, step.appends
-
-
-def _moments(definite: Sequence[Step], optional: Sequence[Step], appends: bool) -> tuple[list[_Moment], list[_Placed]]:
-    """A moment for each completion, in order. A bit is free again for others once its operation has completed."""
-    completing = sorted(definite, key=lambda step: step.completed or 0)
-    place_of = {step.invoked: place for place, step in enumerate(completing)}
-    kinds: dict[tuple[object, ...], int] = {}
-    in_flight: dict[int, _Placed] = {}
-    free: list[int] = []
-    bits = invoked = optionals = 0
-    foreseen = _foreseen(definite, optional, completing) if appends else {}
-    moments, placed = [], []
-    for place, step in enumerate(completing):
-        now = step.completed or 0
-        while invoked < len(definite) and definite[invoked].invoked < now:
-            if not free:
-                free.append(1 << bits)
-                bits += 1
-            in_flight[place_of[definite[invoked].invoked]] = _Placed(free.pop(), place, definite[invoked])
-            invoked += 1
-        while optionals < len(optional) and optional[optionals].invoked < now:
-            optionals += 1
-        exact: dict[State, int] = {}
-        sources: dict[State, int] = {}
-        observers, changes = [], []
-        unseen = resets = 0
-        for other_place, (bit, _, other) in sorted(in_flight.items()):
-            accepts = other.accepts or frozenset()
-            if other.is_change:
-                changes.append(_Change(bit, other_place, kinds.setdefault(_does(other), len(kinds)), other))
-            elif len(accepts) == 1:
-                (state,) = accepts
-                exact[state] = exact.get(state, 0) | bit
-            else:
-                observers.append((bit, accepts))
-            if other.target is not None:
-                sources[other.target] = sources.get(other.target, 0) | bit
-                resets |= bit
-                if other.accepts is None and other.target == UNSEEN:
-                    unseen |= bit
-        done = in_flight[place]
-        placed.append(done)
-        ahead = tuple(
-            (next((one.bit for one in in_flight.values() if one.step is read), 0), text, far)
-            for read, text, far in foreseen.get(now, ())
-        )
-        available = (1 << optionals) - 1
-        moments.append(
-            _Moment(done.bit, exact, tuple(observers), tuple(changes), sources, unseen, available, resets, ahead)
-        )
-        del in_flight[place]
-        free.append(done.bit)
-    return moments, placed
-
-
-def _foreseen(
-    definite: Sequence[Step], optional: Sequence[Step], completing: Sequence[Step]
-) -> dict[int, list[tuple[Step, str, int]]]:
-    """For each completion the reads, that completion's or later ones', before which nothing resets the text."""
-    if any(step.appends is None for step in optional):
-        return {}
-    resets = sorted(step.invoked for step in definite if step.target is not None)
-    reads = [step for step in completing if not step.is_change and step.accepts is not None and len(step.accepts) == 1]
-    place = {step.invoked: index for index, step in enumerate(completing)}
-    seen: dict[int, list[tuple[Step, str, int]]] = {}
-    first = 0
-    for step in completing:
-        now = step.completed or 0
-        while first < len(reads) and (reads[first].completed or 0) < now:
-            first += 1
-        after = resets[bisect_right(resets, now)] if resets and resets[-1] > now else None
-        ahead = []
-        for read in reads[first : first + FORESIGHT]:
-            if after is not None and (read.completed or 0) > after:
-                break
-            ahead.append((read, str(next(iter(read.accepts or ()))), place[read.invoked]))
-        seen[now] = ahead
-    return seen
-
-
-FORESIGHT: Final = 4
-"""How many reads ahead are looked at: the next few say nearly all that later ones do."""
-LOOK_BACK: Final = 16
-"""How many of those that wait for a state are looked at: the last to complete are nearly always the last invoked."""
-RELUCTANCE: Final = 0.5
-"""An optional change is used after a definite one that helps the same."""
-PATIENCE: Final = 100
-"""So many steps may come no further before the search goes on from longer ago."""

@@ -15,25 +15,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-State = Hashable
-NEVER: Final = 2**62
-"""Later than every event."""
-
-
-class Told(Protocol):
-    """An operation, as linearizability.Step has it."""
-
-    @property
-    def invoked(self) -> int: ...
-    @property
-    def completed(self) -> int | None: ...
-    @property
-    def accepts(self) -> frozenset[State] | None: ...
-    @property
-    def target(self) -> State | None: ...
+from kvstore.verify.checkers.linearizability.steps import NEVER, State, Step
 
 
 class Contradiction(NamedTuple):
@@ -55,14 +40,14 @@ class _Zone(NamedTuple):
 
 
 def contradiction(
-    completing: Sequence[Told], optional: Sequence[Told], beginnings: Collection[State]
+    completing: Sequence[Step], optional: Sequence[Step], beginnings: Collection[State]
 ) -> Contradiction | None:
     """The one that is seen earliest; None: none is seen, and a search must tell.
 
     completing: the definite operations, in the order of their completions.
     """
     needs: dict[State, list[int]] = defaultdict(list)
-    sources: dict[State, list[Told]] = defaultdict(list)
+    sources: dict[State, list[Step]] = defaultdict(list)
     for place, step in enumerate(completing):
         if step.accepts is not None and len(step.accepts) == 1:
             needs[next(iter(step.accepts))].append(place)
@@ -92,7 +77,7 @@ def contradiction(
     return min(found, key=lambda one: one.place, default=None)
 
 
-def _zone(met: Sequence[int], change: Told | None, completing: Sequence[Told], completions: Sequence[int]) -> _Zone:
+def _zone(met: Sequence[int], change: Step | None, completing: Sequence[Step], completions: Sequence[int]) -> _Zone:
     """change: None where the register began so."""
     last = max(met, key=lambda place: completing[place].invoked)
     end = completing[last].invoked
@@ -105,12 +90,12 @@ def _zone(met: Sequence[int], change: Told | None, completing: Sequence[Told], c
 
 
 def _inside(
-    zones: Mapping[State, _Zone], completing: Sequence[Told], completions: Sequence[int]
+    zones: Mapping[State, _Zone], completing: Sequence[Step], completions: Sequence[int]
 ) -> list[Contradiction]:
     """Of each zone one, a blind change rather than what itself rests on a state: that is easier to explain."""
     found = []
     for state, zone in zones.items():
-        within: Told | None = None
+        within: Step | None = None
         for place in range(bisect_left(completions, zone.begin), bisect_left(completions, zone.end)):
             step = completing[place]
             is_of_it = step.target == state or (step.accepts is not None and state in step.accepts)

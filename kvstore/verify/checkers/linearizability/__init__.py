@@ -1,0 +1,1 @@
+"""Is there an order of one register's operations that explains every answer? Pure: no clock, no files."""
