@@ -10,14 +10,17 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 import structlog
-from aiohttp import StreamReader, web
+from aiohttp import web
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 
 from cluster.tasks import safely
 from kvstore.http.head import StraightHead
+from kvstore.http.incoming.body import Content
 from kvstore.http.incoming.unparsed import HEADERS_MAX, LINE_BYTES_MAX, reason
+from kvstore.http.known_heads import KnownHeads, left_of_body
 from kvstore.http.outgoing.answer import SLOW_READER_S, Answer
 
 KEEP_ALIVE_S = 75.0
@@ -33,7 +36,7 @@ log = structlog.get_logger()
 
 Unparsed = Callable[[BaseException | None, bytes], Answer]
 """The answer to what could not be parsed: of what went wrong, and the bytes that it came in."""
-Begin = Callable[[StraightHead, StreamReader, Callable[[Answer], None]], bool]
+Begin = Callable[[StraightHead, Content, Callable[[Answer], None]], bool]
 """Answers a request straight; False when it can't."""
 
 
@@ -105,11 +108,14 @@ class Connection(RequestHandler):
 
     aiohttp has a task for each connection, which makes another for each request. Most requests need neither: their
     body is here with their head, and what they wait for calls back. Such a one is answered straight, where nothing
-    else is under way on the connection; the task goes on waiting meanwhile. All others are the task's.
+    else is under way on the connection; the task goes on waiting meanwhile. All others are the task's. Where such a
+    request has a head that was here before, it does not need aiohttp's parser either (known_heads.py).
     """
 
     __slots__ = (
         "_begin",
+        "_body_left",
+        "_heads",
         "_refused_bytes",
         "_slow_reader_timer",
         "_straight",
@@ -119,7 +125,7 @@ class Connection(RequestHandler):
         "first_request_timer",
     )
 
-    def __init__(self, server: Listener, unparsed: Unparsed, begin: Begin) -> None:
+    def __init__(self, server: Listener, unparsed: Unparsed, begin: Begin, heads: KnownHeads) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -131,7 +137,9 @@ class Connection(RequestHandler):
             auto_decompress=False,
             access_log=cast(Any, None),
         )
-        self._unparsed, self._begin = unparsed, begin
+        self._unparsed, self._begin, self._heads = unparsed, begin, heads
+        self._body_left = 0
+        """Bytes of a body that are still to come; see left_of_body()."""
         self._refused_bytes = b""
         self._straight: StraightHead | None = None
         """What is being answered straight."""
@@ -158,39 +166,85 @@ class Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Some bytes came. Those that can't be parsed are kept: they may say which path is asked for."""
+        if self._body_left == 0 and self._is_idle and self._answer_known(data):
+            return
         waiter, self._waiter = self._waiter, None  # the task is woken once it is clear that the request is its own
+        had, left = len(self._messages), self._body_left
         try:
             super().data_received(data)
         finally:
             self._waiter = waiter
+        if data:
+            self._body_left = left_of_body(data, left, self._came_behind(had))
         if self._messages:
             if isinstance(self._messages[-1][0], _ErrInfo) and not self._refused_bytes:
                 self._refused_bytes = data
             if waiter is not None and not waiter.done() and self._straight is None and not self._paused:
-                self._answer_next(waiter)
+                is_whole = left == 0 and self._body_left == 0
+                self._answer_next(waiter, data if is_whole else b"")
         if self.client is not None and self.client.waits:
             self.close_if_deaf()
 
-    def _answer_next(self, waiter: asyncio.Future[None]) -> None:
-        """Answers the request that is here straight, or wakes the task for it."""
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """aiohttp's streams call this for each body that is read; mostly nothing was held back."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether the task waits for a request, and nothing else stands in its way."""
+        return (
+            self._waiter is not None
+            and not self._waiter.done()
+            and self._straight is None
+            and not self._messages
+            and not (self._paused or self._reading_paused or self._buffer_paused)
+            and not (self._close or self._force_close or self._upgraded)
+            and self._payload_parser is None
+        )
+
+    def _came_behind(self, had: int) -> list[RawRequestMessage]:
+        """The heads that the parser has found since there were that many; none where it found something else."""
+        came = [message for message, _ in list(self._messages)[had:]]
+        return [] if any(isinstance(message, _ErrInfo) for message in came) else cast(list[RawRequestMessage], came)
+
+    def _answer_known(self, data: bytes) -> bool:
+        """Answers a request whose head is known; False when the parser has to look at it."""
+        request = self._heads.request(data)
+        if request is None or not self._begin_straight(*request):
+            return False
+        self._taken()
+        return True
+
+    def _answer_next(self, waiter: asyncio.Future[None], data: bytes) -> None:
+        """Answers the request that is here straight, or wakes the task for it. data: its bytes, if those are all."""
         message, content = self._messages[0]
         is_alone = len(self._messages) == 1 and not self._buffer_paused and self._parser is not None
         if is_alone and not isinstance(message, _ErrInfo) and content.is_eof() and not message.upgrade:
-            head = self._straight = StraightHead(message)
-            self.busy = self._request_in_progress = True
+            keep_alive = not message.should_close
+            head = StraightHead(message.method, message.path, message.version, message.headers, keep_alive)
             self._messages.popleft()
-            if self._begin(head, content, self._answered):
+            if self._begin_straight(head, content):
+                if self._parser is not None:
+                    self._parser.message_consumed()
                 self._taken()
+                if data:
+                    self._heads.learn(data, message)
                 return
             self._messages.appendleft((message, content))
-            self._straight, self.busy = None, False
-            self._over()
         waiter.set_result(None)
+
+    def _begin_straight(self, head: StraightHead, content: Content) -> bool:
+        self._straight = head
+        self.busy = self._request_in_progress = True
+        if self._begin(head, content, self._answered):
+            return True
+        self._straight, self.busy = None, False
+        self._over()
+        return False
 
     def _taken(self) -> None:
         """What aiohttp does for each request that it takes."""
-        if self._parser is not None:
-            self._parser.message_consumed()
         if self._manager is not None:
             self._manager.requests_count += 1
         if self.first_request_timer is not None:
@@ -290,12 +344,13 @@ class Listener(web.Server):
         self._answer_request = answer
         self._unparsed = unparsed
         self._connections_max = connections_max
+        self._heads = KnownHeads()
         self.refused = 0
         """Connections that were closed to make room, or found none."""
 
     def __call__(self) -> Connection:
         """asyncio's protocol factory."""
-        return Connection(self, self._unparsed, self._begin)
+        return Connection(self, self._unparsed, self._begin, self._heads)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """A socket is open."""

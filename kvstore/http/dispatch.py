@@ -8,12 +8,13 @@ import secrets
 from collections.abc import Callable, Collection
 
 import structlog
-from aiohttp import StreamReader, hdrs
+from aiohttp import hdrs
 from aiohttp.web_protocol import RequestPayloadError
 from aiohttp.web_request import BaseRequest
 from multidict import istr
 
-from kvstore.http.head import Head
+from kvstore.http.head import Head, StraightHead
+from kvstore.http.incoming.body import Content
 from kvstore.http.incoming.conditions import KV_FENCE
 from kvstore.http.incoming.guard import Guard
 from kvstore.http.incoming.unparsed import UnknownMethod, problem_of, request_line
@@ -71,7 +72,7 @@ class Dispatcher:
         """Requests under way, without those that only wait for a lock."""
         return self.in_flight - self._waiters.count
 
-    def begin(self, head: Head, content: StreamReader, on_answer: Callable[[Answer], None]) -> bool:
+    def begin(self, head: StraightHead, content: Content, on_answer: Callable[[Answer], None]) -> bool:
         """Answers a request for a key whose body is here without a task of its own, where that can be.
 
         on_answer follows once, maybe before this returns. False: it can't, and nothing was done.

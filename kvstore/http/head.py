@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiohttp import HttpVersion
-from aiohttp.http_parser import RawRequestMessage
 from multidict import CIMultiDictProxy
 
 
@@ -27,8 +26,17 @@ class Head(Protocol):
 class StraightHead:
     """That of a request which is answered without aiohttp's task: what its BaseRequest would say."""
 
-    __slots__ = ("headers", "keep_alive", "method", "raw_path", "version")
+    __slots__ = ("headers", "keep_alive", "method", "parsed", "raw_path", "version")
 
-    def __init__(self, message: RawRequestMessage) -> None:
-        self.method, self.raw_path, self.version = message.method, message.path, message.version
-        self.headers, self.keep_alive = message.headers, not message.should_close
+    def __init__(
+        self,
+        method: str,
+        raw_path: str,
+        version: HttpVersion,
+        headers: CIMultiDictProxy[str],
+        keep_alive: bool,
+        parsed: dict[Any, Any] | None = None,
+    ) -> None:
+        """parsed: what routes made of these headers, theirs to fill; None where the headers won't come again."""
+        self.method, self.raw_path, self.version = method, raw_path, version
+        self.headers, self.keep_alive, self.parsed = headers, keep_alive, parsed

@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
-from aiohttp import StreamReader, hdrs
+from aiohttp import hdrs
 from aiohttp.web_request import BaseRequest
 
 from kvstore.http.outgoing.answer import CONTINUE
 from kvstore.http.outgoing.problems import Problem, overloaded
+
+
+class Content(Protocol):
+    """A body that is here; aiohttp's StreamReader is one."""
+
+    def read_nowait(self, n: int = -1) -> bytes:
+        """What of it was not read yet."""
+        ...
+
+
+class WholeBody:
+    """A body in one piece."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def read_nowait(self, n: int = -1) -> bytes:
+        """All of it."""
+        return self._body
 
 
 class Bodies:
@@ -26,7 +48,7 @@ class Bodies:
             return self.take_whole(request.content, limit)
         return await self._read_slowly(request, limit)
 
-    def take_whole(self, content: StreamReader, limit: int) -> bytes:
+    def take_whole(self, content: Content, limit: int) -> bytes:
         """A body that came with its head, as small ones do. Raises Problem too-large or overloaded."""
         body = content.read_nowait()
         if len(body) > limit:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
-from aiohttp import StreamReader
 from aiohttp.web_request import BaseRequest
 
 from cluster.levels import Level
@@ -18,7 +18,8 @@ from cluster.requests import (
     WriteRequest,
     Written,
 )
-from kvstore.http.head import Head
+from kvstore.http.head import Head, StraightHead
+from kvstore.http.incoming.body import Content
 from kvstore.http.incoming.conditions import ReadCondition, fence_of, read_condition, write_condition
 from kvstore.http.incoming.key_path import decode_key
 from kvstore.http.incoming.media import DEFAULT, refuse_encoding, require_acceptable, stored_type
@@ -36,6 +37,7 @@ _SANDBOX = "Content-Security-Policy: sandbox\r\n"
 
 _encode = msgspec.json.Encoder().encode
 
+Parsed = dict[Any, Any]
 Respond = Callable[..., None]
 """Called once with a function that makes the answer, or raises Problem, and its arguments."""
 
@@ -67,9 +69,9 @@ class KeyValue:
         wanted, condition = self._read(request, raw_key, query)
         return self._told(request, wanted, condition, await self._backend.read(wanted))
 
-    def begin_get(self, head: Head, raw_key: str, query: str, content: StreamReader, respond: Respond) -> None:
+    def begin_get(self, head: StraightHead, raw_key: str, query: str, content: Content, respond: Respond) -> None:
         """The same without a task, for a read without a fence."""
-        wanted, condition = self._read(head, raw_key, query)
+        wanted, condition = self._read(head, raw_key, query, head.parsed)
         self._backend.begin_read(wanted, lambda outcome: respond(self._told, head, wanted, condition, outcome))
 
     async def put(self, request: BaseRequest, raw_key: str, query: str) -> Answer:
@@ -85,11 +87,11 @@ class KeyValue:
         finally:
             self._service.bodies.done(body)
 
-    def begin_put(self, head: Head, raw_key: str, query: str, content: StreamReader, respond: Respond) -> None:
+    def begin_put(self, head: StraightHead, raw_key: str, query: str, content: Content, respond: Respond) -> None:
         """The same without a task, for a write without a fence whose body is here."""
         bodies = self._service.bodies
         try:
-            given = self._put(head, raw_key, query)
+            given = self._put(head, raw_key, query, head.parsed)
             body = bodies.take_whole(content, self._service.value_bytes_max)
         except Problem as problem:
             raise self._refused(problem, self._puts, query) from None
@@ -126,25 +128,40 @@ class KeyValue:
         wanted = WriteRequest(key, None, "", choice.level, choice.needed, choice.timeout_s, condition, 0, fence)
         return self._written(wanted, await self._backend.write(wanted))
 
-    def _read(self, head: Head, raw_key: str, query: str) -> tuple[ReadRequest, ReadCondition | None]:
+    def _read(
+        self, head: Head, raw_key: str, query: str, parsed: Parsed | None = None
+    ) -> tuple[ReadRequest, ReadCondition | None]:
+        """What is to be read. parsed: what was made of these headers before."""
+        at = ("read", query, self._view.n)
+        found = parsed.get(at) if parsed is not None else None
         try:
             key = decode_key(raw_key)
-            choice = self._reads.parse(query, self._view.n)
-            condition = read_condition(head.headers)
-            fence = fence_of(head.headers, choice.level, is_read=True)
+            if found is None:
+                choice = self._reads.parse(query, self._view.n)
+                condition = read_condition(head.headers)
+                found = choice, condition, fence_of(head.headers, choice.level, is_read=True)
+                if parsed is not None:
+                    parsed[at] = found
         except Problem as problem:
             raise self._refused(problem, self._reads, query) from None
+        choice, condition, fence = found
         return ReadRequest(key, choice.level, choice.needed, choice.timeout_s, fence), condition
 
-    def _put(self, head: Head, raw_key: str, query: str) -> WriteRequest:
-        """All but the value."""
-        headers = head.headers
+    def _put(self, head: Head, raw_key: str, query: str, parsed: Parsed | None = None) -> WriteRequest:
+        """All but the value. parsed: what was made of these headers before."""
         key = decode_key(raw_key)
-        choice = self._puts.parse(query, self._view.n)
-        condition = self._write_condition(head, choice)
-        fence = fence_of(headers, choice.level, is_read=False)
-        refuse_encoding(headers)
-        content_type = stored_type(headers)
+        at = ("put", query, self._view.n)
+        found = parsed.get(at) if parsed is not None else None
+        if found is None:
+            headers = head.headers
+            choice = self._puts.parse(query, self._view.n)
+            condition = self._write_condition(head, choice)
+            fence = fence_of(headers, choice.level, is_read=False)
+            refuse_encoding(headers)
+            found = choice, condition, fence, stored_type(headers)
+            if parsed is not None:
+                parsed[at] = found
+        choice, condition, fence, content_type = found
         return WriteRequest(
             key, b"", content_type, choice.level, choice.needed, choice.timeout_s, condition, choice.ttl_ms, fence
         )

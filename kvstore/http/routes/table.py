@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from aiohttp import StreamReader
 from aiohttp.web_request import BaseRequest
 
-from kvstore.http.head import Head
+from kvstore.http.head import StraightHead
+from kvstore.http.incoming.body import Content
 from kvstore.http.outgoing.answer import Answer
 from kvstore.http.routes.batch import Batch
 from kvstore.http.routes.cluster import ClusterPages
@@ -27,7 +27,7 @@ KEYS = "/v1/kv/"
 
 NameHandler = Callable[[BaseRequest, str, str], Awaitable[Answer]]
 """Of the request, the key or name as it stands in the path, and the query."""
-StraightHandler = Callable[[Head, str, str, StreamReader, Respond], None]
+StraightHandler = Callable[[StraightHead, str, str, Content, Respond], None]
 """Of the head, the key as it stands in the path, the query, and the body; what it answers goes to the last."""
 PageHandler = Callable[[BaseRequest, str, str], Awaitable[Answer]]
 """Of the request, the query, and the request's id."""
