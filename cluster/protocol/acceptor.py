@@ -39,14 +39,14 @@ Rules of this file: no I/O, no clock, no chance, and nothing is changed: states 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from cluster.protocol.messages import Accept, Accepted, Prepare, Promised, Refused, Reply, Unfit
 from storage.ballot import NONE
 from storage.record import Record, ReplicaState
 
 
-class Decision(NamedTuple):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """What the acceptor decided: the reply may be sent once `state` (and `displaced`) are on disk."""
 
     state: ReplicaState
@@ -54,6 +54,9 @@ class Decision(NamedTuple):
     reply: Reply
     displaced: Record | None = None
     """A weak record that was pushed out and must be kept aside."""
+
+
+PROMISED_NEXT, NOT_PROMISED_NEXT = Accepted(True), Accepted(False)
 
 
 class Acceptor:
@@ -80,7 +83,8 @@ class Acceptor:
         if held is not None and held.fences is not None:
             record = self.fenced(record, held)
             displaced = displaced and displaced.without_fences()  # they stay here
-        return Decision(ReplicaState(promised, record), Accepted(promised == message.next_ballot), displaced)
+        reply = PROMISED_NEXT if promised == message.next_ballot else NOT_PROMISED_NEXT
+        return Decision(ReplicaState(promised, record), reply, displaced)
 
     def accept_again(self, state: ReplicaState, message: Accept) -> Decision:
         """The record is here already; the promise that rides along still counts, and so do its fences."""

@@ -17,7 +17,9 @@ from hashlib import blake2b
 
 from storage.ballot import NONE
 from storage.engine import Engine
+from storage.fences import digest_of
 from storage.keyspace import HASH_BITS, bounds_of, hash_of
+from storage.record import Record
 
 LEAVES = 256
 """Leaves per partition: a partition's row of sums is 2 KiB, and with 64 partitions a million keys are 61 a leaf."""
@@ -25,6 +27,13 @@ DIGEST_BYTES = 8
 ROWS_PER_PAGE = 4_096
 """Rows that a rebuilding has in memory at a time."""
 _MASK = (1 << 64) - 1
+
+
+def digest_of_record(key: bytes, record: Record | None) -> int:
+    """What stands for this record of the key; 0 for none."""
+    if record is None:
+        return 0
+    return digest(key, record.ballot, digest_of(record.fences) if record.fences else 0)
 
 
 def digest(key: bytes, ballot: int, fences: int = 0) -> int:
@@ -62,10 +71,12 @@ class HashTrees:
         self, key: bytes, before: int, after: int, fences_before: int = 0, fences_after: int = 0
     ) -> tuple[int, int]:
         """The key's accepted ballot changed, NONE for no record, or its fences; gives its leaf and that one's sum."""
-        leaf = self.leaf_of(key)
-        change = digest(key, after, fences_after) if after != NONE else 0
-        if before != NONE:
-            change -= digest(key, before, fences_before)
+        of_after = digest(key, after, fences_after) if after != NONE else 0
+        return self.exchange(hash_of(key), digest(key, before, fences_before) if before != NONE else 0, of_after)
+
+    def exchange(self, place: int, before: int, after: int) -> tuple[int, int]:
+        """The same for a key that is at this place, from digest to digest; 0 is that of no record."""
+        leaf, change = place * self._leaves_in_all >> HASH_BITS, after - before
         total = self._sums[leaf] = (self._sums[leaf] + change) & _MASK
         partition = leaf // LEAVES
         self._roots[partition] = (self._roots[partition] + change) & _MASK

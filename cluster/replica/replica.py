@@ -15,7 +15,7 @@ import structlog
 
 from cluster.ballot_clock import BallotClock
 from cluster.membership.fitness import Fitness
-from cluster.protocol.acceptor import Acceptor, Decision
+from cluster.protocol.acceptor import PROMISED_NEXT, Acceptor, Decision
 from cluster.protocol.messages import (
     UNSEEN,
     Accept,
@@ -33,14 +33,13 @@ from cluster.protocol.messages import (
     Unfit,
     Volley,
 )
-from cluster.repair.hash_trees import HashTrees, digest
+from cluster.repair.hash_trees import HashTrees, digest, digest_of_record
 from cluster.replica.gates import Gates
 from cluster.replica.marks import PartitionMarks
 from cluster.replica.record_cache import Entry, RecordCache
 from cluster.tasks import Tasks, safely
 from storage.ballot import NONE
 from storage.engine import Damaged, Engine, StorageError
-from storage.fences import digest_of
 from storage.group_commit import GroupCommit
 from storage.keyspace import hash_of
 from storage.record import Record, ReplicaState
@@ -111,8 +110,8 @@ class Replica:
         elif type(request) is Read:
             self._reply(entry.ticket, respond, token, _held(entry.state.record, request.value))
         else:
-            ticket, reply = self._decide(request, entry)  # type: ignore[arg-type]
-            self._reply(ticket, respond, token, reply)
+            reply = self._decide(request, entry)  # type: ignore[arg-type]
+            self._reply(entry.ticket, respond, token, reply)
 
     def handle_volley(self, volley: Volley, respond: Respond, token: int) -> None:
         """Decides each of the accepts; one reply follows when all that was granted is on disk.
@@ -128,13 +127,13 @@ class Replica:
             if entry is None or (bars and self._fitness.why_not(partition_of(accept.key), reads=False) is not None):
                 left.append(place)
                 continue
-            ticket, reply = self._decide(accept, entry)
-            if type(reply) is not Accepted:
+            reply = self._decide(accept, entry)
+            if reply is PROMISED_NEXT or type(reply) is Accepted:
+                last = max(last, entry.ticket)
+                if not reply.promised_next:
+                    unpromised.append(place)
+            else:
                 left.append(place)
-                continue
-            last = max(last, ticket)
-            if not reply.promised_next:
-                unpromised.append(place)
         self._reply(last, respond, token, Taken(left, unpromised))
 
     def glimpse(self, key: bytes) -> ReplicaState | None:
@@ -158,12 +157,12 @@ class Replica:
         entry = self._cache.get(key)
         return entry.state if entry is not None and entry.ticket <= self._commits.committed else None
 
-    def _decide(self, request: Prepare | Accept, entry: Entry) -> tuple[int, Reply]:
-        """The reply, and the ticket of the commit after which it may be sent."""
+    def _decide(self, request: Prepare | Accept, entry: Entry) -> Reply:
+        """The reply, which may be sent after the commit of the entry's ticket."""
         state = entry.state
         highest = max(request.record.ballot, request.next_ballot) if type(request) is Accept else request.ballot  # type: ignore[union-attr]
         if highest >= self._clock.credible_max:
-            return 0, Unfit("a ballot lies more than a year ahead; the clock of its node is wrong")
+            return Unfit("a ballot lies more than a year ahead; the clock of its node is wrong")
         self._clock.absorb(highest)
         if type(request) is Accept:
             accept = self._accept_gated if self.gates.are_any else self._acceptor.accept
@@ -172,8 +171,8 @@ class Replica:
             assert type(request) is Prepare
             decision = self._acceptor.prepare(state, request)
         if decision.state is not state:
-            return self._write(request.key, state.record, decision), decision.reply
-        return entry.ticket, decision.reply
+            self._write(request.key, entry, state.record, decision)
+        return decision.reply
 
     def _accept_gated(self, state: ReplicaState, request: Accept) -> Decision:
         """An accept while a floor is being raised somewhere: what is as old is refused, or is the end of that."""
@@ -186,27 +185,39 @@ class Replica:
             self.gates.note(partition, ballot, "a write as old as the floor came late")
         return decision
 
-    def _write(self, key: bytes, before: Record | None, decision: Decision) -> int:
+    def _write(self, key: bytes, entry: Entry | None, before: Record | None, decision: Decision) -> int:
+        """Puts what was decided into memory and into the next commit; the ticket of that.
+
+        entry: what the cache has just given of the key, where it is there and shows the record `before`.
+        """
         if self._purging:
             self._purging.get(self._trees.partition_of(key), set()).add(key)
-        ticket = self._commits.put(key, decision.state)
-        after = decision.state.record
-        if after is not before:
-            self._replace_entry(key, before, after)
-        self._cache.put(key, decision.state, ticket)
-        self._cache.shrink(self._commits.committed)
+        state = decision.state
+        ticket = self._commits.put(key, state)
+        if entry is None:
+            if state.record is not before:
+                self._exchange(key, before, state.record)
+            self._cache.put(key, state, ticket)
+        else:
+            digest = entry.digest
+            if state.record is not before:
+                was = digest_of_record(key, before) if digest is None else digest
+                digest = digest_of_record(key, state.record)
+                if digest != was:
+                    self._commits.set_leaf(*self._trees.exchange(entry.place, was, digest))
+            self._cache.replace(key, entry, state, ticket, digest)
+        if self._cache.is_too_large:
+            self._cache.shrink(self._commits.committed)
         if decision.displaced is not None:
             ticket = self._commits.keep(key, decision.displaced)
             self._commits.when(ticket, partial(self._on_kept_aside, key, decision.displaced))
         return ticket
 
-    def _replace_entry(self, key: bytes, before: Record | None, after: Record | None) -> None:
+    def _exchange(self, key: bytes, before: Record | None, after: Record | None) -> None:
         """The hash tree follows the record: its ballot, and its fences, which may change under the same ballot."""
-        ballots = (NONE if before is None else before.ballot, NONE if after is None else after.ballot)
-        fences_before = 0 if before is None or before.fences is None else digest_of(before.fences)
-        fences_after = 0 if after is None or after.fences is None else digest_of(after.fences)
-        if ballots[0] != ballots[1] or fences_before != fences_after:
-            self._commits.set_leaf(*self._trees.replace(key, *ballots, fences_before, fences_after))
+        was, digest = digest_of_record(key, before), digest_of_record(key, after)
+        if was != digest:
+            self._commits.set_leaf(*self._trees.exchange(hash_of(key), was, digest))
 
     def _reply(self, ticket: int, respond: Respond, token: int, reply: Reply) -> None:
         if ticket <= self._commits.committed:
@@ -284,7 +295,7 @@ class Replica:
                 state = _NOTHING  # a row that was only lost, behind an index that had rotted, is true
             decision = self._acceptor.restore(self._marks.put_on(key, state), record, promised)
             self._outdate(key)
-            ticket = self._write(key, state.record, decision)
+            ticket = self._write(key, None, state.record, decision)
             if is_damaged:
                 self._commits.when(ticket, partial(self._restored, key))
         return ticket
@@ -307,7 +318,7 @@ class Replica:
                 self._cache.remove(key)
                 self._commits.drop(key)
                 if state.record is not None:
-                    self._replace_entry(key, state.record, None)
+                    self._exchange(key, state.record, None)
 
     def exclude(self, key: bytes, reason: str) -> None:
         """From now on this replica takes no part for the key: what it holds of it is damaged."""
@@ -401,7 +412,7 @@ class Replica:
         absent = self._marks.put_on(key, _NOTHING)
         self._cache.put(key, absent, self._commits.drop(key))
         if found.record is not None:
-            self._replace_entry(key, found.record, None)
+            self._exchange(key, found.record, None)
         return absent
 
     def _forget_absent(self, states: Mapping[bytes, ReplicaState]) -> None:

@@ -218,7 +218,7 @@ class FencesLostOnWeakWrite(Acceptor):
 class SameBallotBringsNoFences(Acceptor):
     def accept_again(self, state: ReplicaState, message: Accept) -> Decision:
         decision = super().accept_again(state, message)
-        return decision._replace(state=ReplicaState(decision.state.promised, state.record))
+        return msgspec.structs.replace(decision, state=ReplicaState(decision.state.promised, state.record))
 
 
 class FencesNotJoinedFromPromises(Proposer):
