@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
+from storage.ballot import NONE
 from storage.engine import (
     CUT_SHORT_FACT,
     Batch,
@@ -31,10 +33,13 @@ from storage.record import Record, ReplicaState
 from storage.sqlite.folder import DataFolder
 from storage.sqlite.reader import Reader
 from storage.sqlite.scrub import scrub_step
+from storage.sqlite.state_journal import FOLD_AFTER_S, Plan, StateJournal
 from storage.sqlite.writer import Writer, is_malformed, statements_of
 
 T = TypeVar("T")
 
+IDLE_S = 0.02
+"""Nothing was written for so long: there is time for other work."""
 PAGE_CACHE_BYTES_MAX = 32 * 1024 * 1024
 """All page caches together: half for the writer, the rest for the readers. More buys little, because the system's
 own cache lies below; a million small records need no more than this to write."""
@@ -54,6 +59,11 @@ class SqliteEngine:
         self._facts: dict[str, bytes] = {}
         self._leaves: dict[int, int] = {}
         self._commit_sequence = 0
+        self._journal = StateJournal({}, 0)
+        self._under_way: asyncio.Future[None] | None = None
+        """Done when the transaction that is being written is on disk, or undone."""
+        self._fold_timer: asyncio.TimerHandle | None = None
+        self._folding: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -101,6 +111,9 @@ class SqliteEngine:
             self._commit_sequence = self._writer.commit_sequence
             self._facts.update(self._writer.facts)
             self._leaves = self._writer.leaf_sums.current()
+            self._journal = StateJournal(self._writer.journalled, self._writer.last_entry)
+            self._writer.journalled = {}
+            self._fold_in_time()
             self._reader = await Reader.open(self._folder.database, self._reader_cache_bytes)
         except sqlite3.Error as error:
             await self.close()
@@ -113,17 +126,46 @@ class SqliteEngine:
     async def write(self, batch: Batch) -> None:
         """See Engine."""
         self._usable_reader()
-        commit = partial(self._writer.commit, statements_of(batch), batch.leaves, batch.leaves_are_all)
-        await self._in_thread(commit, partial(self._committed, batch))
+        while self._under_way is not None:  # the rows of what is journalled
+            await asyncio.shield(self._under_way)
+            self._usable_reader()
+        await self._transact(batch)
+
+    async def _transact(self, batch: Batch) -> None:
+        """One transaction; none other is under way."""
+        plan = self._journal.plan(batch)
+        commit = partial(self._writer.commit, statements_of(batch, plan), batch.leaves, batch.leaves_are_all)
+        self._under_way = asyncio.get_running_loop().create_future()
+        await self._in_thread(commit, partial(self._committed, batch, plan))
 
     async def load(self, keys: Sequence[bytes]) -> dict[bytes, ReplicaState | Damaged]:
         """See Engine."""
-        return await self._usable_reader().load(keys)
+        reader = self._usable_reader()
+        if not len(self._journal):
+            return await reader.load(keys)
+        found: dict[bytes, ReplicaState | Damaged] = {}
+        for key in keys:
+            state = self._journal.get(key)
+            if state is not None:
+                found[key] = state if state.floor == NONE else ReplicaState(state.promised, state.record)
+        rest = [key for key in keys if key not in found]
+        return found | await reader.load(rest) if rest else found
+
+    async def fold(self) -> None:
+        """Writes the rows of all that is journalled by now, for those who look at the table. Raises like write()."""
+        await self._fold(self.write)
+
+    async def _fold(self, write: Callable[[Batch], Awaitable[None]]) -> None:
+        for _ in range(2):  # what is being folded, and what has come since that began
+            self._journal.fold()
+            while self._journal.is_folding:
+                await write(Batch())
 
     async def scan(
         self, prefix: bytes, after: bytes | None, limit: int, values: bool, value_bytes_max: int
     ) -> ScanPage:
         """See Engine."""
+        await self.fold()
         return await self._usable_reader().scan(prefix, after, limit, values, value_bytes_max)
 
     async def kept_aside(self) -> dict[tuple[bytes, int], Record]:
@@ -132,10 +174,12 @@ class SqliteEngine:
 
     async def rows(self, first: int, behind: int, after: tuple[int, bytes] | None, limit: int) -> RowPage:
         """See Engine."""
+        await self.fold()
         return await self._usable_reader().rows(first, behind, after, limit)
 
     async def purgeable(self, first: int, behind: int, ballot_max: int, expired_before_ms: int) -> list[bytes]:
         """See Engine."""
+        await self.fold()
         return await self._usable_reader().purgeable(first, behind, ballot_max, expired_before_ms)
 
     async def hints(self, after: int, limit: int, value_bytes_max: int) -> HintPage:
@@ -144,10 +188,12 @@ class SqliteEngine:
 
     async def scrub(self, after: int, limit: int) -> ScrubPage:
         """See Engine."""
+        await self.fold()
         return await scrub_step(self._usable_reader().sweep, after, limit)
 
     async def mend(self, rows: Sequence[int]) -> None:
         """See Engine."""
+        await self.fold()
         self._usable_reader()
         await self._in_thread(partial(self._writer.mend, rows), self._mended)
 
@@ -174,6 +220,13 @@ class SqliteEngine:
     async def _close(self) -> None:
         if self._thread is None:
             return
+        if self._fold_timer is not None:
+            self._fold_timer.cancel()
+        if self._under_way is not None:
+            await self._under_way
+        if self._reader is not None and self._failure is None:
+            with contextlib.suppress(StorageError):  # then the next start finds it in the journal
+                await self._fold(self._transact)
         if self._reader is not None:
             await self._reader.close()
         try:
@@ -188,11 +241,40 @@ class SqliteEngine:
             raise StorageError(f"the data folder {self._folder.path} is not open; nothing was read or written")
         return self._reader
 
-    def _committed(self, batch: Batch, work: Future[int]) -> None:
+    def _committed(self, batch: Batch, plan: Plan, work: Future[int]) -> None:
         self._note_failure(work)
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.set_result(None)
         if work.exception() is None:
             self._commit_sequence = work.result()
             self._facts.update(batch.facts)
+            self._journal.done(plan)
+            self._fold_in_time()
+        elif isinstance(work.exception(), DiskFull):
+            self._journal.is_tight = True
+
+    def _fold_in_time(self) -> None:
+        if self._fold_timer is None and self._closing is None and not self._journal.is_empty:
+            self._fold_timer = asyncio.get_running_loop().call_later(FOLD_AFTER_S, self._fold_later)
+
+    def _fold_later(self) -> None:
+        self._fold_timer = None
+        if self._closing is None and self._failure is None:
+            self._folding = asyncio.get_running_loop().create_task(self._fold_quietly())
+
+    async def _fold_quietly(self) -> None:
+        """Transactions that are written anyway take the rows along; where none come, it makes some of its own.
+
+        What goes wrong is told to whoever writes next, or reads; a full disk leaves the journal as it is.
+        """
+        self._journal.fold()
+        with contextlib.suppress(StorageError):
+            while self._journal.is_folding:
+                before = self._commit_sequence
+                await asyncio.sleep(IDLE_S)
+                if self._commit_sequence == before:
+                    await self.write(Batch())
 
     def _mended(self, work: Future[int]) -> None:
         self._note_failure(work)

@@ -16,9 +16,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-SCHEMA_VERSION = 2
-"""Kept in PRAGMA user_version. A folder of another one is refused. Of a newer: what it means is not known here. Of
-version 1: its nodes spread keys over partitions in another way, so that a row would be on the wrong nodes."""
+SCHEMA_VERSION = 3
+"""Kept in PRAGMA user_version. A newer one is refused: what it means is not known here."""
+
+OLDEST_VERSION = 2
+"""It has no journal of states, and is given one. Version 1 is refused: its nodes spread keys over partitions in another
+way, so that a row would be on the wrong nodes."""
 
 APPLICATION_ID = 0x6B767331
 """Kept in PRAGMA application_id, "kvs1" in ASCII: tells our files from other programs' SQLite databases."""
@@ -52,6 +55,12 @@ _RECORD_COLUMNS = """
 MAY_BE_PURGED = "(value IS NULL OR expires_at_ms > 0)"
 """A tombstone, a promise alone, a value that expires: as the index says it, word for word, or it is not used."""
 
+STATE_JOURNAL = """CREATE TABLE state_journal (
+    number   INTEGER PRIMARY KEY,
+    states   BLOB    NOT NULL,
+    checksum INTEGER NOT NULL
+)"""
+
 TABLES = (
     f"""CREATE TABLE records (
     key            BLOB    PRIMARY KEY NOT NULL,
@@ -82,6 +91,7 @@ TABLES = (
     changes         BLOB    NOT NULL,
     checksum        INTEGER NOT NULL
 )""",
+    STATE_JOURNAL,
     """CREATE TABLE facts (
     name     TEXT    PRIMARY KEY NOT NULL,
     value    BLOB    NOT NULL,
@@ -220,6 +230,10 @@ SELECT_TREE_JOURNAL = "SELECT commit_sequence, changes, checksum FROM tree_journ
 ADD_TO_TREE_JOURNAL = "INSERT INTO tree_journal (commit_sequence, changes, checksum) VALUES (?, ?, ?)"
 CLEAR_TREES = "DELETE FROM trees"
 CLEAR_TREE_JOURNAL = "DELETE FROM tree_journal"
+
+SELECT_STATE_JOURNAL = "SELECT number, states, checksum FROM state_journal ORDER BY number"
+ADD_TO_STATE_JOURNAL = "INSERT INTO state_journal (number, states, checksum) VALUES (?, ?, ?)"
+EMPTY_STATE_JOURNAL = "DELETE FROM state_journal WHERE number <= ?"
 
 FORGET = "DELETE FROM kept_aside WHERE key = ? AND origin = ?"
 SET_FACT = "INSERT OR REPLACE INTO facts (name, value, checksum) VALUES (?, ?, ?)"

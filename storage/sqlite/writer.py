@@ -27,12 +27,14 @@ from storage.engine import (
     FolderUnusable,
 )
 from storage.keyspace import hash_of
+from storage.record import ReplicaState
 from storage.sqlite import schema
 from storage.sqlite.folder import DataFolder
-from storage.sqlite.integrity import fact_checksum, folder_checksum
+from storage.sqlite.integrity import blob_checksum, fact_checksum, folder_checksum
 from storage.sqlite.leaf_sums import LeafSums
 from storage.sqlite.rows import hint_row, kept_row, record_row, text_of
 from storage.sqlite.scrub import mend
+from storage.sqlite.state_journal import Plan, decode_entry
 from storage.sqlite.statements import Statement, in_sizes, many
 
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -50,14 +52,22 @@ _HINTS = in_sizes(schema.put_hints)
 _HINT_DROPS = in_sizes(schema.drop_hints)
 
 
-def statements_of(batch: Batch) -> list[Statement]:
-    """The batch as SQL, but for the leaves, which are LeafSums'.
+def statements_of(batch: Batch, plan: Plan) -> list[Statement]:
+    """The batch as SQL, but for the leaves, which are LeafSums'. plan: what the journal makes of its states.
 
     Runs on the event loop's thread: the states are immutable, and the writer gets plain tuples.
     """
-    statements = list(many(_UPSERTS, [(*record_row(key, state), hash_of(key)) for key, state in batch.states.items()]))
+    statements: list[Statement] = []
+    for states in (plan.folded, plan.direct):  # never as one: of two states of a key the second one stays
+        if states:
+            statements += many(_UPSERTS, [(*record_row(key, state), hash_of(key)) for key, state in states])
     if batch.drop:
         statements += many(_DROPS, [(key,) for key in batch.drop])
+    if plan.encoded:
+        checksum = blob_checksum(plan.number, plan.encoded)
+        statements.append((schema.ADD_TO_STATE_JOURNAL, (plan.number, plan.encoded, checksum)))
+    if plan.emptied_to:
+        statements.append((schema.EMPTY_STATE_JOURNAL, (plan.emptied_to,)))
     if batch.hints:
         statements += many(_HINTS, [hint_row(number, hint) for number, hint in batch.hints.items()])
     if batch.drop_hints:
@@ -76,6 +86,9 @@ class Writer:
         self.commit_sequence = 0
         self.facts: dict[str, bytes] = {}
         self.leaf_sums = LeafSums()
+        self.journalled: dict[bytes, ReplicaState] = {}
+        """What the journal of states came to when the folder was opened."""
+        self.last_entry = 0
         self._folder = folder
         self._cache_bytes = cache_bytes
         self._connection: sqlite3.Connection | None = None
@@ -93,12 +106,15 @@ class Writer:
             self._connection = sqlite3.connect(self._folder.database, isolation_level=None)
             self._connection.text_factory = text_of
             self._recognise(self._connection)
-            is_new = _number(self._connection, "user_version") == 0
+            version = _number(self._connection, "user_version")
+            is_new = version == 0
             if is_new:
                 apply_settings(self._connection, schema.NEW_FILE_SETTINGS)
             apply_settings(self._connection, (*schema.WRITER_SETTINGS, schema.cache_setting(self._cache_bytes)))
             if is_new:
                 _create(self._connection)
+            elif version < schema.SCHEMA_VERSION:
+                _bring_up_to_date(self._connection)
             if cut_short is not None:
                 _refuse_unless_whole(self._connection, cut_short)
             _empty_log(self._connection)  # what a crash left behind its end must not come to lie behind new commits
@@ -207,9 +223,9 @@ class Writer:
             raise FolderUnusable(
                 f"{self._folder.database} is another program's database; nothing was touched. Choose another folder"
             )
-        if not is_new and version < schema.SCHEMA_VERSION:
+        if not is_new and version < schema.OLDEST_VERSION:
             raise FolderUnusable(
-                f"{self._folder.database} has schema version {version}, this program needs {schema.SCHEMA_VERSION}, "
+                f"{self._folder.database} has schema version {version}, this program needs {schema.OLDEST_VERSION}, "
                 "under which keys lie in other partitions, on other nodes; nothing was touched. Export the data with "
                 "the program that wrote it, and import it into new folders with this one"
             )
@@ -229,6 +245,15 @@ class Writer:
                 raise self._damaged(f"the fact {fact[0]!r}")
             self.facts[fact[0]] = fact[1]
         self.leaf_sums.read(connection)
+        for number, states, checksum in connection.execute(schema.SELECT_STATE_JOURNAL):
+            if not _is_sound(blob_checksum, (number, states, checksum)):
+                raise self._damaged(f"entry {number} of the journal of states")
+            self.last_entry = number
+            for key, state in decode_entry(states):
+                if state is None:
+                    self.journalled.pop(key, None)
+                else:
+                    self.journalled[key] = state
 
     def _keep_as_fact(self, connection: sqlite3.Connection, cut_short: str) -> None:
         """Not counted as a commit: the sequence must stay below what peers remember."""
@@ -316,6 +341,14 @@ def _create(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
     connection.execute(schema.INSERT_FOLDER, (incarnation, 0, folder_checksum(incarnation, 0)))
     connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
+    connection.execute("COMMIT")
+
+
+def _bring_up_to_date(connection: sqlite3.Connection) -> None:
+    """Gives a folder of OLDEST_VERSION what this program needs, in one transaction."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(schema.STATE_JOURNAL)
     connection.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
     connection.execute("COMMIT")
 

@@ -200,7 +200,7 @@ async def test_nothing_is_written_behind_a_commit_that_failed(tmp_path: Path) ->
     first, second = (asyncio.ensure_future(engine.write(batch_number(number))) for number in (1, 2))
     with pytest.raises(CommitFailed, match="may or may not be on disk"):
         await first
-    with pytest.raises(CommitFailed, match="nothing is written after a commit that failed"):
+    with pytest.raises(CommitFailed, match="refuses everything since a commit failed"):
         await second
     await engine.close()
 

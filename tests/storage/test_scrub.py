@@ -503,6 +503,7 @@ async def warm(folder: Path) -> SqliteEngine:
     fillers = {b"filler %03d" % number: state_of(number, 4000) for number in range(50)}
     await engine.write(Batch({**STATES, **fillers}))
     await engine.write(Batch(drop=set(fillers)))
+    await engine.fold()
     assert await engine.reclaim(1 << 30) > 0, "pages went back, and with that the log was emptied"
     assert (folder / "kvstore.db-wal").stat().st_size == 0
     assert (await engine.scan(b"", None, 1000, True, 1 << 30)).complete

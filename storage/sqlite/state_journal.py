@@ -1,0 +1,171 @@
+"""StateJournal: states that are on disk as the batches they came in, and whose rows are still to be written.
+
+To write a row costs a page of the log for it alone, and its way through a B-tree. Under load a transaction has many
+small rows, all over the table. So it writes them as one entry of a journal instead; the rows follow later, in order of
+their keys and a few at a time, in transactions that are written anyway. Of a key that is written again before that,
+only the last state is. (O'Neil et al., "The Log-Structured Merge-Tree", 1996, with SQLite's tables as its last level.)
+
+    newest      journalled since the last folding began
+    folding     journalled before that. Their rows are being written; their entries stay until all of them are
+
+What is in either is the truth, and the row is not. So whatever writes a row of such a key past the journal says so
+there (None), and a key of which an entry is on disk is not written past it in silence: a start goes by the entries.
+
+Lives on the event loop; what it plans is on disk when done() is called, or was undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from storage.engine import Batch
+from storage.record import ReplicaState
+
+ROWS_MIN = 8
+"""Fewer in a transaction are written as rows at once: an entry would cost as much, and the row would come on top."""
+VALUE_BYTES_MAX = 2_048
+"""A larger value is written once, into its row: its bytes cost more than its place."""
+ENTRY_BYTES_MAX = 1024 * 1024
+"""A batch with more is a bulk load, and its rows are written at once."""
+FOLD_ROWS, FOLD_BYTES = 8_192, 8 * 1024 * 1024
+"""So many states, or entries of so many bytes, and the rows are written. The states are in memory meanwhile."""
+FOLD_STEP = 384
+"""Rows that one transaction writes of those: two milliseconds or so, which those who wait for it hardly notice."""
+FOLD_AFTER_S = 4.0
+"""Where less comes, the rows are written after that time: a start has little to read, and the table is up to date."""
+
+Entry = list[tuple[bytes, ReplicaState | None]]
+"""What changed, by key. None: from here on the row is true, or there is none."""
+_encode = msgspec.msgpack.Encoder().encode
+decode_entry = msgspec.msgpack.Decoder(Entry).decode
+
+
+class Plan(msgspec.Struct, gc=False):
+    """What one transaction writes of states, in this order: folded, direct, dropped, entry."""
+
+    number: int
+    """Of the entry."""
+    entry: Entry
+    encoded: bytes
+    """Empty where there is none."""
+    direct: list[tuple[bytes, ReplicaState]]
+    folded: list[tuple[bytes, ReplicaState]]
+    places: int
+    """How many keys of the folding are done with it."""
+    emptied_to: int
+    """Entries up to this number go; 0 for none."""
+
+
+class StateJournal:
+    """Decides which states are written as rows, and when."""
+
+    def __init__(self, states: Mapping[bytes, ReplicaState], last: int) -> None:
+        """What the entries on disk come to, and the number of the last one."""
+        self._newest = dict(states)
+        self._folding: dict[bytes, ReplicaState] = {}
+        self._keys: list[bytes] = []
+        """Of the folding, in order; the first `_done` have their rows."""
+        self._done = 0
+        self._last = last
+        self._bytes = 0
+        """Of the entries since the folding began."""
+        self._boundary = 0
+        """The entries of the folding end here."""
+        self._emptied_to = 0
+        self.is_tight = False
+        """Whether there was no room for the last transaction: then no rows are written on top of it."""
+
+    def __len__(self) -> int:
+        return len(self._newest) + len(self._folding)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the table has all there is, and the journal on disk nothing."""
+        return not self._newest and not self._folding and self._emptied_to == self._last
+
+    @property
+    def is_folding(self) -> bool:
+        """Whether rows are being written."""
+        return bool(self._boundary)
+
+    def get(self, key: bytes) -> ReplicaState | None:
+        """What is true of the key, whatever its row says; None where the row is true."""
+        state = self._newest.get(key)
+        return state if state is not None else self._folding.get(key)
+
+    def fold(self) -> None:
+        """From now on the rows of what is journalled are written, unless that is under way."""
+        if self._boundary or self.is_empty:
+            return
+        self._folding, self._newest = self._newest, {}
+        self._keys, self._done = sorted(self._folding), 0
+        self._boundary, self._bytes = self._last, 0
+
+    def plan(self, batch: Batch) -> Plan:
+        """What the next transaction writes, if it is to write this batch."""
+        if len(self._newest) >= FOLD_ROWS or self._bytes >= FOLD_BYTES:
+            self.fold()
+        entry, direct = self._divided(batch)
+        encoded = _encoded(entry)
+        if encoded is None:
+            direct = list(batch.states.items())
+            entry = [(key, None) for key in (*batch.states, *batch.drop) if self._has(key)]
+            encoded = _encode(entry) if entry else b""
+        plan = Plan(self._last + 1, entry, encoded, direct, [], 0, 0)
+        if self._boundary and not self.is_tight:
+            keys = self._keys[self._done : self._done + FOLD_STEP]
+            plan.places = len(keys)
+            plan.folded = [(key, self._folding[key]) for key in keys if key in self._folding]
+            if self._done + len(keys) == len(self._keys):
+                plan.emptied_to = self._boundary
+        return plan
+
+    def done(self, plan: Plan) -> None:
+        """The transaction is on disk."""
+        self.is_tight = False
+        if plan.encoded:
+            self._last = plan.number
+            self._bytes += len(plan.encoded)
+        newest = self._newest
+        for key, state in plan.entry:
+            if state is not None:
+                newest[key] = state
+            else:
+                newest.pop(key, None)
+                self._folding.pop(key, None)
+        self._done += plan.places
+        if plan.emptied_to:
+            self._emptied_to, self._boundary = plan.emptied_to, 0
+            self._folding, self._keys = {}, []
+
+    def _has(self, key: bytes) -> bool:
+        return key in self._newest or key in self._folding
+
+    def _divided(self, batch: Batch) -> tuple[Entry, list[tuple[bytes, ReplicaState]]]:
+        entry: Entry = []
+        direct: list[tuple[bytes, ReplicaState]] = []
+        are_many = len(batch.states) >= ROWS_MIN
+        for key, state in batch.states.items():
+            record = state.record
+            is_small = record is None or record.value is None or len(record.value) <= VALUE_BYTES_MAX
+            if is_small and (are_many or self._has(key)):
+                entry.append((key, state))
+            else:
+                direct.append((key, state))
+                if self._has(key):
+                    entry.append((key, None))
+        entry += [(key, None) for key in batch.drop if self._has(key)]
+        return entry, direct
+
+
+def _encoded(entry: Entry) -> bytes | None:
+    """The entry's bytes, empty for an empty one; None for what is better written as rows."""
+    if not entry:
+        return b""
+    try:
+        encoded = _encode(entry)
+    except UnicodeEncodeError:  # a stray byte in a header: rows take it
+        return None
+    return encoded if len(encoded) <= ENTRY_BYTES_MAX else None
