@@ -138,7 +138,7 @@ class Coordinator:
             moment_ms = request.expires_at_ms(now_ms)
             change = Put(request.value, request.content_type, request.condition, moment_ms, now_ms, request.fence)
             self._context.hand_over(
-                request.key, change, request.needed, deadline_s, cast(Callable[[Outcome], None], on_outcome)
+                request.key, change, request.needed, deadline_s, cast("Callable[[Outcome], None]", on_outcome)
             )
         else:
             self._weak_writer.begin(request, deadline_s, on_outcome)
