@@ -133,8 +133,8 @@ class SqliteEngine:
 
     async def _transact(self, batch: Batch) -> None:
         """One transaction; none other is under way."""
-        plan = self._journal.plan(batch)
-        commit = partial(self._writer.commit, statements_of(batch, plan), batch.leaves, batch.leaves_are_all)
+        plan = self._journal.plan(batch, self._commit_sequence + 1)
+        commit = partial(self._writer.commit, statements_of(batch, plan), batch, plan)
         self._under_way = asyncio.get_running_loop().create_future()
         await self._in_thread(commit, partial(self._committed, batch, plan))
 

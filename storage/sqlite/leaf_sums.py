@@ -1,8 +1,9 @@
 """LeafSums: the sums of the hash trees' leaves on disk, so that neither a commit nor a start pays much for them.
 
-A commit appends what changed to a journal: one row, whatever the number of leaves. After FOLD_AFTER commits the chunks
-that changed are written whole and the journal is emptied, in a transaction that is written anyway; a start reads the
-chunks and a journal of bounded length. What is in memory here is always what is committed, so a transaction that is
+A commit appends what changed to a journal: one row, whatever the number of leaves; where it adds to that of states
+(state_journal.py), to its entry there. After FOLD_AFTER commits, and before an entry goes, the chunks that changed are
+written whole and the journal is emptied, in a transaction that is written anyway; a start reads the chunks and journals
+of bounded length. What is in memory here is always what is committed, so a transaction that is
 undone leaves nothing to undo.
 """
 
@@ -34,17 +35,27 @@ class LeafSums:
         """Whether what is on disk is damaged. Then nothing of it is used, and nothing written until all is."""
         self._chunks: dict[int, array[int]] = {}
         self._changed: dict[int, int] = {}
-        """What the journal on disk holds beyond the chunks."""
+        """What is on disk beyond the chunks, in this journal and in that of states."""
         self._journal_length = 0
 
-    def read(self, connection: sqlite3.Connection) -> None:
-        """Reads what is on disk. Rows whose checksum does not match make all of it lost; raises sqlite3.Error."""
+    def read(self, connection: sqlite3.Connection, elsewhere: Mapping[int, bytes]) -> None:
+        """Reads what is on disk. Rows whose checksum does not match make all of it lost; raises sqlite3.Error.
+
+        elsewhere: what changed() gave, by commit, of those that stand in the journal of states.
+        """
+        changes, folded_to = dict(elsewhere), 0
         try:
             for chunk, packed, checksum in connection.execute(schema.SELECT_TREES):
                 self._chunks[chunk] = array("Q", _CHUNK.unpack(_sound(chunk, packed, checksum)))
-            for sequence, changes, checksum in connection.execute(schema.SELECT_TREE_JOURNAL):
-                self._changed.update(_unpacked(_sound(sequence, changes, checksum)))
-                self._journal_length += 1
+            for sequence, packed, checksum in connection.execute(schema.SELECT_TREE_JOURNAL):
+                if _sound(sequence, packed, checksum):
+                    changes[sequence] = packed
+                    self._journal_length += 1
+                else:
+                    folded_to = sequence
+            for sequence in sorted(changes):
+                if sequence > folded_to:
+                    self._changed.update(_unpacked(changes[sequence]))
         except (_Rotten, struct.error):
             self.are_lost = True
             self._chunks.clear()
@@ -59,37 +70,53 @@ class LeafSums:
         }
         return {leaf: total for leaf, total in (sums | self._changed).items() if total}
 
-    def statements(self, sequence: int, changes: Mapping[int, int], are_all: bool) -> Iterator[Statement]:
-        """What the commit of this sequence writes for these leaves; are_all: of any other, nothing is to be left."""
+    def statements(
+        self, sequence: int, changes: Mapping[int, int], *, are_all: bool, are_elsewhere: bool, fold: bool
+    ) -> Iterator[Statement]:
+        """What the commit of this sequence writes for these leaves.
+
+        are_all: of any other, nothing is to be left. are_elsewhere: they stand in the journal of states already.
+        fold: what stands there of earlier commits goes.
+        """
         if are_all:
             yield schema.CLEAR_TREES, ()
-            yield schema.CLEAR_TREE_JOURNAL, ()
             yield from _put(_merged({}, changes))
-        elif changes and not self.are_lost:
-            if self._journal_length >= FOLD_AFTER:
-                yield from self._fold()
-            packed = struct.pack(f"<{2 * len(changes)}Q", *changes.keys(), *changes.values())
-            yield schema.ADD_TO_TREE_JOURNAL, (sequence, packed, blob_checksum(sequence, packed))
+            yield from _only_after(sequence)
+        elif not self.are_lost:
+            is_own = bool(changes) and not are_elsewhere
+            if fold or (is_own and self._journal_length >= FOLD_AFTER):
+                chunks = _merged(self._chunks, self._changed)
+                self._chunks.update(chunks)  # all of that is committed
+                yield from _put(chunks)
+                yield from _only_after(sequence - 1)
+            if is_own:
+                packed = packed_changes(changes)
+                yield schema.ADD_TO_TREE_JOURNAL, (sequence, packed, blob_checksum(sequence, packed))
 
-    def committed(self, changes: Mapping[int, int], are_all: bool) -> None:
+    def committed(self, changes: Mapping[int, int], *, are_all: bool, are_elsewhere: bool, fold: bool) -> None:
         """The transaction of the last statements() is on disk."""
         if are_all:
             self._chunks = _merged({}, changes)
             self._changed.clear()
             self._journal_length, self.are_lost = 0, False
-        elif changes and not self.are_lost:
-            if self._journal_length >= FOLD_AFTER:
+        elif not self.are_lost:
+            is_own = bool(changes) and not are_elsewhere
+            if fold or (is_own and self._journal_length >= FOLD_AFTER):
                 self._changed.clear()
                 self._journal_length = 0
             self._changed.update(changes)
-            self._journal_length += 1
+            self._journal_length += is_own
 
-    def _fold(self) -> Iterator[Statement]:
-        """Writes the chunks that changed and empties the journal; all that it brings into the chunks is committed."""
-        chunks = _merged(self._chunks, self._changed)
-        self._chunks.update(chunks)
-        yield from _put(chunks)
-        yield schema.CLEAR_TREE_JOURNAL, ()
+
+def packed_changes(changes: Mapping[int, int]) -> bytes:
+    """Leaves and their sums, as they stand in a journal."""
+    return struct.pack(f"<{2 * len(changes)}Q", *changes.keys(), *changes.values())
+
+
+def _only_after(sequence: int) -> Iterator[Statement]:
+    """The chunks have all up to this commit: empties the journal, and says so in it, for what stands elsewhere."""
+    yield schema.CLEAR_TREE_JOURNAL, ()
+    yield schema.ADD_TO_TREE_JOURNAL, (sequence, b"", blob_checksum(sequence, b""))
 
 
 class _Rotten(Exception):

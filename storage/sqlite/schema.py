@@ -57,7 +57,7 @@ MAY_BE_PURGED = "(value IS NULL OR expires_at_ms > 0)"
 
 STATE_JOURNAL = """CREATE TABLE state_journal (
     number   INTEGER PRIMARY KEY,
-    states   BLOB    NOT NULL,
+    content  BLOB    NOT NULL,
     checksum INTEGER NOT NULL
 )"""
 
@@ -231,8 +231,8 @@ ADD_TO_TREE_JOURNAL = "INSERT INTO tree_journal (commit_sequence, changes, check
 CLEAR_TREES = "DELETE FROM trees"
 CLEAR_TREE_JOURNAL = "DELETE FROM tree_journal"
 
-SELECT_STATE_JOURNAL = "SELECT number, states, checksum FROM state_journal ORDER BY number"
-ADD_TO_STATE_JOURNAL = "INSERT INTO state_journal (number, states, checksum) VALUES (?, ?, ?)"
+SELECT_STATE_JOURNAL = "SELECT number, content, checksum FROM state_journal ORDER BY number"
+ADD_TO_STATE_JOURNAL = "INSERT INTO state_journal (number, content, checksum) VALUES (?, ?, ?)"
 EMPTY_STATE_JOURNAL = "DELETE FROM state_journal WHERE number <= ?"
 
 FORGET = "DELETE FROM kept_aside WHERE key = ? AND origin = ?"

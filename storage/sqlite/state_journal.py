@@ -22,6 +22,7 @@ import msgspec
 
 from storage.engine import Batch
 from storage.record import ReplicaState
+from storage.sqlite.leaf_sums import packed_changes
 
 ROWS_MIN = 8
 """Fewer in a transaction are written as rows at once: an entry would cost as much, and the row would come on top."""
@@ -39,14 +40,15 @@ FOLD_AFTER_S = 4.0
 Entry = list[tuple[bytes, ReplicaState | None]]
 """What changed, by key. None: from here on the row is true, or there is none."""
 _encode = msgspec.msgpack.Encoder().encode
-decode_entry = msgspec.msgpack.Decoder(Entry).decode
+decode_entry = msgspec.msgpack.Decoder(tuple[Entry, bytes]).decode
+"""An entry, and what leaf_sums.packed_changes gave of the leaves that its commit changed."""
 
 
 class Plan(msgspec.Struct, gc=False):
     """What one transaction writes of states, in this order: folded, direct, dropped, entry."""
 
     number: int
-    """Of the entry."""
+    """Of the entry: its commit's."""
     entry: Entry
     encoded: bytes
     """Empty where there is none."""
@@ -103,17 +105,18 @@ class StateJournal:
         self._keys, self._done = sorted(self._folding), 0
         self._boundary, self._bytes = self._last, 0
 
-    def plan(self, batch: Batch) -> Plan:
-        """What the next transaction writes, if it is to write this batch."""
+    def plan(self, batch: Batch, sequence: int) -> Plan:
+        """What the next transaction, the commit of this sequence, writes, if it is to write this batch."""
         if len(self._newest) >= FOLD_ROWS or self._bytes >= FOLD_BYTES:
             self.fold()
         entry, direct = self._divided(batch)
-        encoded = _encoded(entry)
+        leaves = b"" if batch.leaves_are_all else packed_changes(batch.leaves)
+        encoded = _encoded(entry, leaves)
         if encoded is None:
             direct = list(batch.states.items())
             entry = [(key, None) for key in (*batch.states, *batch.drop) if self._has(key)]
-            encoded = _encode(entry) if entry else b""
-        plan = Plan(self._last + 1, entry, encoded, direct, [], 0, 0)
+            encoded = _encoded(entry, leaves) or b""
+        plan = Plan(sequence, entry, encoded, direct, [], 0, 0)
         if self._boundary and not self.is_tight:
             keys = self._keys[self._done : self._done + FOLD_STEP]
             plan.places = len(keys)
@@ -160,12 +163,13 @@ class StateJournal:
         return entry, direct
 
 
-def _encoded(entry: Entry) -> bytes | None:
+def _encoded(entry: Entry, leaves: bytes) -> bytes | None:
     """The entry's bytes, empty for an empty one; None for what is better written as rows."""
     if not entry:
         return b""
     try:
-        encoded = _encode(entry)
+        encoded = _encode((entry, leaves))
     except UnicodeEncodeError:  # a stray byte in a header: rows take it
         return None
-    return encoded if len(encoded) <= ENTRY_BYTES_MAX else None
+    is_bulk = len(encoded) > ENTRY_BYTES_MAX and any(state is not None for _, state in entry)
+    return None if is_bulk else encoded

@@ -11,7 +11,7 @@ import os
 import secrets
 import sqlite3
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any
@@ -129,25 +129,37 @@ class Writer:
                 "Check its permissions and its disk, or restore the folder; a member that lost its folder is replaced"
             ) from error
 
-    def commit(self, statements: Iterable[Statement], leaves: Mapping[int, int], leaves_are_all: bool) -> int:
+    def commit(self, statements: Sequence[Statement], batch: Batch, plan: Plan) -> int:
         """Plays one transaction, durable when it returns; the number of commits so far.
 
-        Raises DiskFull, which changed nothing here or on disk; or CommitFailed.
+        An entry of the journal that is all there is to write is one statement, and counts itself: each step less is one
+        less for which the interpreter's lock is lost and won. Raises DiskFull, which changed nothing here or on disk;
+        or CommitFailed.
         """
         with self._failing_for_good() as connection:
             sequence = self.commit_sequence + 1
-            of_leaves = self.leaf_sums.statements(sequence, leaves, leaves_are_all)
-            counted = (schema.COUNT_COMMIT, (sequence, folder_checksum(self.incarnation, sequence)))
+            assert not plan.encoded or plan.number == sequence, "an entry bears the number of its commit"
+            how = {
+                "are_all": batch.leaves_are_all,
+                "are_elsewhere": bool(plan.encoded),
+                "fold": bool(plan.emptied_to),
+            }
+            is_entry_alone = len(statements) == 1 and bool(plan.encoded) and not batch.leaves_are_all
             try:
                 with _undone_if_full(connection):
-                    connection.execute("BEGIN IMMEDIATE")
-                    for sql, parameters in chain(statements, of_leaves, (counted,)):
-                        connection.execute(sql, parameters)
-                    connection.execute("COMMIT")
+                    if is_entry_alone:
+                        connection.execute(*statements[0])
+                    else:
+                        of_leaves = self.leaf_sums.statements(sequence, batch.leaves, **how)
+                        counted = (schema.COUNT_COMMIT, (sequence, folder_checksum(self.incarnation, sequence)))
+                        connection.execute("BEGIN IMMEDIATE")
+                        for sql, parameters in chain(statements, of_leaves, (counted,)):
+                            connection.execute(sql, parameters)
+                        connection.execute("COMMIT")
             except DiskFull:
                 self._give_back_log(connection)
                 raise
-            self.leaf_sums.committed(leaves, leaves_are_all)
+            self.leaf_sums.committed(batch.leaves, **how)
             self.commit_sequence = sequence
             if os.stat(self._folder.log).st_size > schema.WAL_BYTES_MAX:
                 _empty_log(connection)
@@ -244,16 +256,19 @@ class Writer:
             if not _is_sound(fact_checksum, fact):
                 raise self._damaged(f"the fact {fact[0]!r}")
             self.facts[fact[0]] = fact[1]
-        self.leaf_sums.read(connection)
-        for number, states, checksum in connection.execute(schema.SELECT_STATE_JOURNAL):
-            if not _is_sound(blob_checksum, (number, states, checksum)):
+        leaves: dict[int, bytes] = {}
+        for number, content, checksum in connection.execute(schema.SELECT_STATE_JOURNAL):
+            if not _is_sound(blob_checksum, (number, content, checksum)):
                 raise self._damaged(f"entry {number} of the journal of states")
+            states, leaves[number] = decode_entry(content)
             self.last_entry = number
-            for key, state in decode_entry(states):
+            for key, state in states:
                 if state is None:
                     self.journalled.pop(key, None)
                 else:
                     self.journalled[key] = state
+        self.commit_sequence = max(self.commit_sequence, self.last_entry)
+        self.leaf_sums.read(connection, leaves)
 
     def _keep_as_fact(self, connection: sqlite3.Connection, cut_short: str) -> None:
         """Not counted as a commit: the sequence must stay below what peers remember."""

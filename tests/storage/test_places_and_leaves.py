@@ -119,7 +119,7 @@ async def test_the_journal_is_folded_and_no_sum_is_lost(
     for number in range(1, 60):
         if number % restart_every == 0:
             await engine.close()
-            ((length,),) = ask(tmp_path / "kvstore.db", "SELECT count(*) FROM tree_journal")
+            ((length,),) = ask(tmp_path / "kvstore.db", "SELECT count(*) FROM tree_journal WHERE changes <> x''")
             assert 0 < length <= 5 or number == 1
             engine = await opened(tmp_path)
             assert dict(engine.leaves) == expected

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import sqlite3
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from storage import SqliteEngine
 from storage.engine import Batch, FolderDamaged, FolderUnusable
 from storage.record import Record, ReplicaState
-from storage.sqlite import schema, state_journal
+from storage.sqlite import leaf_sums, schema, state_journal
 from storage.sqlite.state_journal import ROWS_MIN, VALUE_BYTES_MAX, Plan, StateJournal, decode_entry
 from tests.contracts.folders import value
 from tests.storage.test_places_and_leaves import opened
@@ -43,7 +44,7 @@ class Disk:
         """What a start makes of the entries."""
         states: dict[bytes, ReplicaState] = {}
         for number in sorted(self.entries):
-            for key, state in decode_entry(self.entries[number]):
+            for key, state in decode_entry(self.entries[number])[0]:
                 if state is None:
                     states.pop(key, None)
                 else:
@@ -64,6 +65,7 @@ steps = st.one_of(
 @given(st.lists(steps, max_size=40), st.integers(1, 4))
 def test_what_was_committed_last_is_what_is_found(story: list[tuple], step: int) -> None:  # type: ignore[type-arg]
     disk, journal, truth, ballot = Disk(), StateJournal({}, 0), dict[bytes, ReplicaState](), 0
+    sequences = iter(range(1, 1_000))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state_journal, "FOLD_STEP", step)
         patch.setattr(state_journal, "ROWS_MIN", 4)
@@ -79,7 +81,7 @@ def test_what_was_committed_last_is_what_is_found(story: list[tuple], step: int)
                     ballot += 1
                     batch.states[key] = ReplicaState(ballot, Record(ballot, ballot, False, content))
                 batch.drop = set(dropped or ()) - set(batch.states)
-                plan = journal.plan(batch)
+                plan = journal.plan(batch, next(sequences))
                 if what == "undone":
                     journal.is_tight = True
                     continue
@@ -94,7 +96,7 @@ def test_what_was_committed_last_is_what_is_found(story: list[tuple], step: int)
         for _ in range(2):
             journal.fold()
             while journal.is_folding:
-                plan = journal.plan(Batch())
+                plan = journal.plan(Batch(), next(sequences))
                 disk.play(Batch(), plan)
                 journal.done(plan)
         assert disk.table == truth
@@ -165,13 +167,55 @@ async def test_after_a_kill_the_journal_says_what_the_rows_dont(tmp_path: Path) 
         await one.close()
 
 
+@pytest.mark.parametrize("seed", range(6))
+async def test_the_sums_of_the_leaves_are_found_whichever_journal_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Starts after a kill and after a graceful end, folding of either journal, sums that are written all at once."""
+    monkeypatch.setattr(leaf_sums, "FOLD_AFTER", 3)
+    monkeypatch.setattr(state_journal, "FOLD_ROWS", 30)
+    monkeypatch.setattr(state_journal, "FOLD_STEP", 9)
+    random, sums, states = Random(seed), dict[int, int](), dict[bytes, ReplicaState]()
+    folder = tmp_path / "0"
+    engine = await opened(folder)
+    for number in range(1, 61):
+        batch = Batch({key: value(number) for key in random.sample(list(MANY), random.choice([0, 3, ROWS_MIN, 20]))})
+        batch.leaves = {random.randrange(1_000): random.randrange(1, 1 << 64) for _ in range(len(batch.states))}
+        batch.leaves_are_all = random.random() < 0.05
+        if batch.leaves_are_all:
+            batch.leaves = sums = {**sums, **batch.leaves, 7: number}
+        await engine.write(batch)
+        sums.update(batch.leaves)
+        states.update(batch.states)
+        if random.random() < 0.1:
+            await engine.fold()
+        sequence = engine.commit_sequence
+        if random.random() < 0.3:
+            folder, left = tmp_path / str(number), folder
+            if random.random() < 0.5:
+                left_behind(left, folder)
+                await engine.close()
+            else:
+                await engine.close()
+                left_behind(left, folder)
+            engine = await opened(folder)
+            assert engine.commit_sequence >= sequence
+            assert dict(engine.leaves) == sums
+        assert await engine.load(list(MANY)) == {key: states.get(key, ReplicaState()) for key in MANY}
+    await engine.close()
+    engine = await opened(folder)
+    assert not engine.leaves_are_lost
+    assert dict(engine.leaves) == sums
+    await engine.close()
+
+
 async def test_a_rotten_entry_is_never_passed_over(tmp_path: Path) -> None:
     engine = await opened(tmp_path / "data")
     await engine.write(Batch(MANY))
     killed = left_behind(tmp_path / "data", tmp_path / "killed")
     await engine.close()
     with sqlite3.connect(killed / "kvstore.db") as database:
-        database.execute("UPDATE state_journal SET states = zeroblob(length(states))")
+        database.execute("UPDATE state_journal SET content = zeroblob(length(content))")
     database.close()
     with pytest.raises(FolderDamaged, match="journal of states"):
         await opened(killed)
