@@ -19,6 +19,7 @@ from storage.engine import (
     Batch,
     CantMend,
     CommitFailed,
+    CommitMetDamage,
     Damaged,
     DiskFull,
     FolderDamaged,
@@ -236,7 +237,9 @@ class SqliteEngine:
 
     def _usable_reader(self) -> Reader:
         if self._failure is not None:
-            raise CommitFailed(f"this engine refuses everything since a commit failed: {self._failure}")
+            kind = CommitMetDamage if isinstance(self._failure, CommitMetDamage) else CommitFailed
+            failed = f"this engine refuses everything since a commit failed: {self._failure}"
+            raise kind(failed) from self._failure
         if self._reader is None or self._closing is not None:
             raise StorageError(f"the data folder {self._folder.path} is not open; nothing was read or written")
         return self._reader
