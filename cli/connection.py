@@ -18,13 +18,16 @@ if TYPE_CHECKING:  # the client costs a fifth of a second, and `serve` and `--he
 Result = TypeVar("Result")
 
 
-def with_client(choices: Choices, work: Callable[[HttpClient], Awaitable[Result]]) -> Result:
-    """What `work` returns, run to its end on an event loop of its own. Raises what it raises."""
+def with_client(choices: Choices, work: Callable[[HttpClient], Awaitable[Result]], *, routing: bool = False) -> Result:
+    """What `work` returns, run to its end on an event loop of its own. Raises what it raises.
+
+    routing: for work of many requests, see HttpClient.
+    """
     from kvstore.http_client import HttpClient  # noqa: PLC0415
 
     async def session() -> Result:
         try:
-            client = HttpClient(choices.endpoints)
+            client = HttpClient(choices.endpoints, routing=routing)
         except ValueError as error:
             raise click.UsageError(f"--endpoints: {error}") from error
         async with client:
@@ -63,6 +66,6 @@ def _store(choices: Choices) -> Store:
             return FileStore(file)
         from kvstore.client.over_http.store import HttpStore  # noqa: PLC0415
 
-        return HttpStore(choices.endpoints)
+        return HttpStore(choices.endpoints, routing=False)  # a handful of requests
     except ValueError as error:
         raise click.UsageError(f"{'--endpoints' if file is None else '--file'}: {error}") from error

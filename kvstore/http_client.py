@@ -8,6 +8,8 @@ connection means depends on when it broke:
                                    never sent again unless the caller says that sending it twice is harmless
     it says nothing                a read is asked elsewhere, too, while the first node may still answer; a write
                                    waits until its time is up, and then may have been applied
+
+Which node is the first to be asked is all that routing (kvstore/routing) has a say in.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -26,6 +28,11 @@ import orjson
 from yarl import URL
 
 from kvstore.client_errors import AnswerLost, ClientError, NoNodeReachable, Problem
+from kvstore.paths import CLUSTER
+
+if TYPE_CHECKING:  # placement brings the engines with it, and a command that sends one request needs neither
+    from kvstore.routing.route import Route
+    from kvstore.routing.router import Router
 
 CONNECT_TIMEOUT_S = 1.0
 """A node of a healthy network accepts within milliseconds; past this the next one is a better bet."""
@@ -78,6 +85,7 @@ class _Sent:
         body: bytes,
         timeout_s: float,
         idempotent: bool,
+        route: Route | None,
     ) -> None:
         self.method = method
         self._path, self._query, self._query_of_left = path, query, query_of_left
@@ -85,7 +93,7 @@ class _Sent:
         self.body = body
         self.deadline_s = asyncio.get_running_loop().time() + timeout_s
         """By the loop's clock."""
-        self.idempotent = idempotent
+        self.idempotent, self.route = idempotent, route
         self.is_read = method in _READS
 
     def target(self, left_s: float) -> str:
@@ -130,14 +138,20 @@ def parse_endpoint(text: str) -> str:
 class HttpClient:
     """A client of the nodes at `endpoints`. Use it as an async context manager."""
 
-    def __init__(self, endpoints: Sequence[str], connections_max: int = CONNECTIONS_MAX) -> None:
-        """connections_max: 0 is any number. Raises ValueError for an empty list or an address that is none."""
+    def __init__(
+        self, endpoints: Sequence[str], connections_max: int = CONNECTIONS_MAX, *, routing: bool = False
+    ) -> None:
+        """connections_max: 0 is any number. routing: whether a request begins at the node that spares the others work.
+
+        Raises ValueError for an empty list or an address that is none.
+        """
         if not endpoints:
             raise ValueError("no node's address was given")
         self.endpoints = tuple(parse_endpoint(endpoint) for endpoint in endpoints)
         self._connections_max = connections_max
         self._preferred = 0
         self._session: aiohttp.ClientSession | None = None
+        self._router = self._new_router() if routing and len(set(self.endpoints)) > 1 else None
 
     async def __aenter__(self) -> HttpClient:
         self.open()
@@ -159,6 +173,8 @@ class HttpClient:
 
     async def close(self) -> None:
         """Closes its connections; requests under way fail."""
+        if self._router is not None:
+            await self._router.close()
         if self._session is not None:
             await self._session.close()
 
@@ -174,17 +190,21 @@ class HttpClient:
         idempotent: bool = False,
         timeout_s: float = ANSWER_TIMEOUT_S,
         only: str | Sequence[str] | None = None,
+        route: Route | None = None,
     ) -> Answer:
         """Sends one request and returns the answer, asking node after node until one could be asked.
 
         `path` is percent-encoded already (see key_path); `query_of_left` makes further parameters for each node anew.
         `idempotent` says that applying this write twice is harmless; reads always are. `timeout_s` holds for all nodes
-        together; `only` names the one node to ask, or several in the order to ask them.
+        together; `only` names the one node to ask, or several in the order to ask them, as in_order() gave them for
+        `route`.
         Raises Problem for a status of 400 and above, AnswerLost and NoNodeReachable.
         """
         all_headers = {**_PLAIN_HEADERS, **(headers or {})}
-        sent = _Sent(method, path, query or {}, query_of_left, all_headers, body, timeout_s, idempotent)
-        endpoints = [only] if isinstance(only, str) else list(only or self.in_order())
+        if only is None:
+            route = self.route_of(method, path, query or {}, all_headers)
+        sent = _Sent(method, path, query or {}, query_of_left, all_headers, body, timeout_s, idempotent, route)
+        endpoints = [only] if isinstance(only, str) else list(only or self.in_order(route))
         answer = await (self._ask_side_by_side if sent.is_read else self._ask_in_turn)(sent, endpoints)
         if answer.status in _ASK_ELSEWHERE_NEXT:
             self._pass_over(answer.endpoint)
@@ -239,6 +259,20 @@ class HttpClient:
         raise _given_up(sent, failures, was_asked)
 
     async def _ask(self, endpoint: str, sent: _Sent) -> Answer:
+        router = self._router
+        if router is None:
+            return await self._exchange(endpoint, sent)
+        if sent.route is not None:
+            router.asked(endpoint)
+        try:
+            answer = await self._exchange(endpoint, sent)
+        finally:
+            if sent.route is not None:
+                router.ended(endpoint)
+        router.answered(endpoint, answer.headers)
+        return answer
+
+    async def _exchange(self, endpoint: str, sent: _Sent) -> Answer:
         assert self._session is not None, "use HttpClient as an async context manager"
         left_s = sent.deadline_s - asyncio.get_running_loop().time()
         if left_s <= 0:
@@ -260,15 +294,42 @@ class HttpClient:
         except aiohttp.ClientError as error:
             raise _BrokenAfterSending(_in_words(error)) from error
 
-    def in_order(self) -> Iterator[str]:
-        """Every endpoint once, the one that answered last first."""
+    def route_of(
+        self, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str], *, waits: bool = False
+    ) -> Route | None:
+        """Where a request wants to go, see kvstore/routing; None for a client that does not route."""
+        return None if self._router is None else self._router.route_of(method, path, query, headers, waits=waits)
+
+    def in_order(self, route: Route | None = None) -> Iterator[str]:
+        """Every endpoint once: the one that the route leads to first, then the one that answered last."""
+        first = self._router.first(route) if self._router is not None and route is not None else None
+        if first is not None:
+            yield first
         for step in range(len(self.endpoints)):
-            yield self.endpoints[(self._preferred + step) % len(self.endpoints)]
+            endpoint = self.endpoints[(self._preferred + step) % len(self.endpoints)]
+            if endpoint != first:
+                yield endpoint
 
     def _pass_over(self, endpoint: str) -> None:
         """Lets later requests start behind a node that failed, unless another request moved on already."""
         if self.endpoints[self._preferred] == endpoint:
             self._preferred = (self._preferred + 1) % len(self.endpoints)
+        if self._router is not None:
+            self._router.failed(endpoint)
+
+    def _new_router(self) -> Router:
+        from kvstore.routing.router import Router  # noqa: PLC0415
+
+        return Router(self.endpoints, self._overview)
+
+    async def _overview(self, endpoint: str, timeout_s: float) -> bytes | None:
+        """How the node there sees its cluster; None where it does not say in time. Raises nothing."""
+        sent = _Sent("GET", CLUSTER, {}, None, _PLAIN_HEADERS, b"", timeout_s, True, None)
+        try:
+            answer = await self._exchange(endpoint, sent)
+        except (_NeverSent, _BrokenAfterSending):
+            return None
+        return answer.body if answer.status == 200 else None
 
 
 def kept_alive_socket(address: aiohttp.AddrInfoType) -> socket.socket:

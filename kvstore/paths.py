@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+KEYS, LOCKS, VOTES, ELECTIONS = "/v1/kv/", "/v1/locks/", "/v1/votes/", "/v1/elections/"
+"""What stands before a key or a name."""
+CLUSTER = "/v1/cluster"
+
 
 def key_path(key: str | bytes) -> str:
     """The percent-encoded path of a key: `/` stays, everything else that is not plain is escaped."""
-    return "/v1/kv/" + quote(key, safe="/")
+    return KEYS + quote(key, safe="/")

@@ -11,6 +11,8 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from loadtests.correctness.final_reads import final_counts
 from loadtests.correctness.holders import this_machine
 from loadtests.correctness.ledger import Audit, Finding, Ledger
 from loadtests.thresholds import DEFAULT_FILE, Measured, Thresholds, judge, load_thresholds
+from loadtests.users.routes import Routes
 from loadtests.verdict import Verdict, show
 
 DEFAULT_NODES = "http://127.0.0.1:7001,http://127.0.0.1:7002,http://127.0.0.1:7003"
@@ -76,6 +79,15 @@ class LoadTest:
         told = self.options.nodes or self.environment.host or DEFAULT_NODES
         bare = [node.strip().rstrip("/") for node in told.split(",") if node.strip()]
         return [node if "://" in node else f"http://{node}" for node in bare]
+
+    @cached_property
+    def routes(self) -> Routes:
+        """Where requests are best sent to."""
+        return Routes(self.nodes, turn=os.getpid())
+
+    def best_node(self, method: str, target: str, headers: Mapping[str, str], waits: bool) -> str | None:
+        """The node to ask first; None where any is as good, or nobody is to look for a better one."""
+        return None if self.options.no_routing else self.routes.first(method, target, headers, waits)
 
     @property
     def prefix(self) -> str:
@@ -132,6 +144,7 @@ class LoadTest:
         self.audit = Audit()
         self.findings = self.verdict = None
         self._settled = set()
+        self.__dict__.pop("routes", None)  # of the nodes that the last one was about
         if not self.is_worker:
             setattr(self.options, RUN, f"{self.options.key_prefix}{secrets.token_hex(4)}/")
 
@@ -210,6 +223,12 @@ def add_options(parser: Any) -> None:
     group = parser.add_argument_group("kvstore")
     add = group.add_argument
     add("--nodes", env_var="LOADTEST_NODES", default="", help=f"Nodes to spread users over. [default: {DEFAULT_NODES}]")
+    add(
+        "--no-routing",
+        env_var="LOADTEST_NO_ROUTING",
+        action="store_true",
+        help="Users keep to their own node, and what it can't do itself is handed on.",
+    )
     add("--keys", env_var="LOADTEST_KEYS", type=int, default=1000, help="Keys that are read and written.")
     add("--counters", env_var="LOADTEST_COUNTERS", type=int, default=4, help="Hot keys that are counted up.")
     add("--locks", env_var="LOADTEST_LOCKS", type=int, default=4, help="Locks that are fought for.")

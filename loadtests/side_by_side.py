@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from rich.console import Console
@@ -32,14 +33,23 @@ READY_S_MAX = 30.0
 @contextmanager
 def cluster(base_port: int) -> Iterator[Addresses]:
     """A fresh three-node cluster in processes of its own, gone afterwards."""
+    with dev_cluster(base_port) as nodes:
+        urls = [urlsplit(node["http"]) for node in nodes]
+        yield [(url.hostname or "", url.port or 0) for url in urls]
+
+
+@contextmanager
+def dev_cluster(base_port: int, nodes: int = 3) -> Iterator[list[dict[str, Any]]]:
+    """The same of so many nodes, as `kvstore dev` describes each: name, http, peer, pid, data."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "cli", "dev", "--data", folder, "--base-port", str(base_port)]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        size = ("--nodes", str(nodes), "--base-port", str(base_port))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cli", "dev", "--data", folder, *size], stdout=subprocess.DEVNULL
+        )
         try:
             listing = Path(folder) / "cluster.json"
             _wait_for(listing.exists, process)
-            urls = [urlsplit(node["http"]) for node in json.loads(listing.read_text())["nodes"]]
-            yield [(url.hostname or "", url.port or 0) for url in urls]
+            yield json.loads(listing.read_text())["nodes"]
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()

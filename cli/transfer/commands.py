@@ -43,6 +43,12 @@ _options = together(
         option(
             "--give-up-after", type=DURATION, default="60s", show_default=True, help="How long to retry one request."
         ),
+        option(
+            "--routing/--no-routing",
+            default=True,
+            show_default=True,
+            help="Ask the nodes that hold the keys, rather than the first that answers.",
+        ),
         choices_options,
     ]
 )
@@ -53,7 +59,14 @@ _options = together(
 @_options
 @click.pass_obj
 def import_command(
-    choices: Choices, *, folder: Path, prefix: str, consistency: str, concurrency: int, give_up_after: float
+    choices: Choices,
+    *,
+    folder: Path,
+    prefix: str,
+    consistency: str,
+    concurrency: int,
+    give_up_after: float,
+    routing: bool,
 ) -> int:
     """Put every file below DIR into the store, its path being the key.
 
@@ -65,7 +78,7 @@ def import_command(
         importer = Importer(client, folder, prefix, consistency=consistency, patience=patience, progress=progress)
         return await importer.run(concurrency)
 
-    return _concluded("import", _transferred("import", choices, give_up_after, work), choices)
+    return _concluded("import", _transferred("import", choices, give_up_after, routing, work), choices)
 
 
 @click.command("export")
@@ -73,7 +86,14 @@ def import_command(
 @_options
 @click.pass_obj
 def export_command(
-    choices: Choices, *, folder: Path, prefix: str, consistency: str, concurrency: int, give_up_after: float
+    choices: Choices,
+    *,
+    folder: Path,
+    prefix: str,
+    consistency: str,
+    concurrency: int,
+    give_up_after: float,
+    routing: bool,
 ) -> int:
     """Write every key as a file below DIR.
 
@@ -86,7 +106,7 @@ def export_command(
         return await exporter.run(concurrency)
 
     with TargetFolder(folder) as target:
-        report = _transferred("export", choices, give_up_after, work)
+        report = _transferred("export", choices, give_up_after, routing, work)
     return _concluded("export", report, choices)
 
 
@@ -94,6 +114,7 @@ def _transferred(
     verb: str,
     choices: Choices,
     give_up_after_s: float,
+    routing: bool,
     work: Callable[[HttpClient, Patience, Progress], Awaitable[Report]],
 ) -> Report:
     """The report of the work, with progress shown; SIGTERM ends it as SIGINT does."""
@@ -102,7 +123,7 @@ def _transferred(
     patience = Patience(give_up_after_s, progress.say)
     try:
         with progress:
-            return with_client(choices, lambda client: work(client, patience, progress))
+            return with_client(choices, lambda client: work(client, patience, progress), routing=routing)
     except KeyboardInterrupt:
         note(f"{verb}: stopped after {progress.done} of {progress.total} files; the same command carries on from here")
         raise

@@ -25,6 +25,8 @@ class Handover:
 
     def __init__(self, context: Context, primary: Primary, topology: Callable[[], Topology], own_slot: int) -> None:
         self._context, self._primary, self._topology, self._own_slot = context, primary, topology, own_slot
+        self.handed_over = 0
+        """Changes for which another node was the primary."""
 
     def primary_of(self, slots: tuple[int, ...]) -> int | None:
         """The first node of a replica set that seems alive and fit."""
@@ -40,6 +42,7 @@ class Handover:
         elif alive[0] == self._own_slot:
             self._primary.submit(key, change, needed, deadline_s, on_outcome)
         else:
+            self.handed_over += 1
             _Handing(self._context, self._primary, self._own_slot, key, change, needed, deadline_s, on_outcome).offer(
                 alive
             )

@@ -45,6 +45,9 @@ class Measures:
         metrics.counter("kvstore_commits", "Transactions of this folder", lambda: self._engine.commit_sequence)
         metrics.gauge("kvstore_cached_keys", "Keys in memory", lambda: cluster.replica.cached_keys)
         metrics.gauge("kvstore_cached_bytes", "Estimated memory of them", lambda: cluster.replica.cached_bytes)
+        metrics.counter(
+            "kvstore_handed_over", "Changes of which a peer is primary", lambda: cluster.handover.handed_over
+        )
         metrics.gauge("kvstore_conversations", "Rounds under way", lambda: len(cluster.context.sweeper))
 
     def _register_memory(self) -> None:

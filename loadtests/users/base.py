@@ -32,7 +32,7 @@ class Violation(Exception):
 
 
 class KvUser(FastHttpUser):
-    """A user of a kvstore cluster. Asks its own node as long as that is there, else the next."""
+    """A user of a kvstore cluster. Asks the node that has least to hand on, else its own, as long as that is there."""
 
     abstract = True
     connection_timeout = CONNECT_TIMEOUT_S
@@ -69,11 +69,15 @@ class KvUser(FastHttpUser):
         headers: Mapping[str, str] | None = None,
         fine: tuple[int, ...] = (200,),
         check: Check | None = None,
+        waits: bool = False,
     ) -> Answer:
-        """Asks once. Conflicts get a row of their own and are no failures; check says what a fine answer violates."""
+        """Asks once. Conflicts get a row of their own and are no failures; check says what a fine answer violates.
+
+        waits: for a lock that others hold.
+        """
         if self.ledger.is_closed:
             raise StopUser
-        node = self.ring.current()
+        node = self.ring.current(self.load_test.best_node(method, path, headers or {}, waits))
         with self.client.request(
             method, node + path, name=name, data=data, headers=dict(headers or {}), catch_response=True
         ) as response:
@@ -93,6 +97,7 @@ class KvUser(FastHttpUser):
                 response.success()
         if answer.status == 0 or answer.status in RETRY_LATER:
             self.ring.failed(node)
+            self.load_test.routes.failed(node)
             gevent.sleep(min(answer.retry_after_s, BACK_OFF_S_MAX))
         return answer
 

@@ -58,7 +58,8 @@ class LockUser(KvUser):
         wish = {"owner": f"{self.load_test.process}-{self.number}", "ttl": f"{TTL_S}s", "wait": f"{WAIT_S}s"}
         sent_s = now_s()
         body = json.dumps(wish).encode()
-        answer = self.ask("POST", f"/v1/locks/{lock}", "/v1/locks [strong]", data=body, headers=JSON, fine=(201,))
+        path = f"/v1/locks/{lock}"
+        answer = self.ask("POST", path, "/v1/locks [strong]", data=body, headers=JSON, fine=(201,), waits=True)
         if answer.status != 201:
             return None
         grant = json.loads(answer.body)

@@ -1,9 +1,10 @@
-"""Which node a user asks: its own, as long as that answers, else the next."""
+"""Which node a user asks: the one that its request is best sent to, else its own, as long as that answers."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 
 AWAY_S = 2.0
 """A node that failed is asked again after that."""
@@ -19,9 +20,11 @@ class Ring:
         self._away_until_s = dict.fromkeys(self._nodes, 0.0)
         self._now_s = now_s
 
-    def current(self) -> str:
-        """The first that is not away; when all are, the one that has been for longest."""
+    def current(self, best: str | None = None) -> str:
+        """The best if it is not away, else the first that is not; when all are, the one that has been for longest."""
         now_s = self._now_s()
+        if best is not None and self._away_until_s.get(best, inf) <= now_s:
+            return best
         here = (node for node in self._nodes if self._away_until_s[node] <= now_s)
         return next(here, min(self._nodes, key=lambda node: self._away_until_s[node]))
 

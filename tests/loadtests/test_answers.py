@@ -100,5 +100,16 @@ def test_a_user_asks_its_own_node_while_that_answers_and_comes_back_to_it() -> N
     assert ring.current() == "b"
 
 
+def test_a_user_asks_the_node_that_is_best_for_a_request_unless_that_failed_a_moment_ago() -> None:
+    now_s = 100.0
+    ring = Ring(["a", "b", "c"], 1, lambda: now_s)
+
+    assert (ring.current("c"), ring.current("elsewhere"), ring.current(None)) == ("c", "b", "b")
+    ring.failed("c")
+    assert ring.current("c") == "b"
+    now_s += AWAY_S
+    assert ring.current("c") == "c"
+
+
 def test_users_are_spread_over_the_nodes() -> None:
     assert [Ring(["a", "b", "c"], number).current() for number in range(6)] == ["a", "b", "c"] * 2

@@ -126,12 +126,13 @@ class _Tries:
         self._unreached: dict[str, str] = {}
         self._error: KvstoreError | None = None
         self._was_lost = False
+        self._route = http.route_of(call.method, call.path, call.query, call.headers, waits=call.wait_s > 0)
 
     async def run(self) -> Answer:
         """Tries until there is an answer for good, or no time is left."""
         while True:
             began_s = self._now_s()
-            ready = [one for one in self._http.in_order() if self._not_before_s.get(one, 0.0) <= began_s]
+            ready = [one for one in self._http.in_order(self._route) if self._not_before_s.get(one, 0.0) <= began_s]
             if not ready:
                 await self._pause(min(self._not_before_s.values()) - began_s)
                 continue
@@ -157,6 +158,7 @@ class _Tries:
             body=call.body if isinstance(call.body, bytes) else call.body(wait_s),
             timeout_s=patience_s,
             only=only,
+            route=self._route,
         )
 
     def _judge(self, error: client_errors.ClientError, asked: list[str], began_s: float) -> None:

@@ -60,10 +60,15 @@ class HttpStore:
     """The nodes at these addresses. The methods are described in client/store.py."""
 
     def __init__(
-        self, endpoints: Sequence[str], *, timeout_s: float = TIMEOUT_S, source: random.Random | None = None
+        self,
+        endpoints: Sequence[str],
+        *,
+        timeout_s: float = TIMEOUT_S,
+        source: random.Random | None = None,
+        routing: bool = True,
     ) -> None:
-        """Raises ValueError for an empty list, or for an address that is none."""
-        self._http = HttpClient(endpoints, connections_max=0)  # Caller bounds the calls
+        """routing: see connect(). Raises ValueError for an empty list, or for an address that is none."""
+        self._http = HttpClient(endpoints, connections_max=0, routing=routing)  # Caller bounds the calls
         self._timeout_s = timeout_s
         self._caller = Caller(self._http, source)
 
