@@ -23,14 +23,25 @@ def measure(bench: Bench) -> None:
     with bench.sides() as sides:
         bench.fill(sides, 100)
         cases = [
-            Closed(CASE, "compare_and_set", count, at=count, unit="wins", threads=count, read=of_wins)
+            Closed(
+                CASE,
+                "compare_and_set",
+                count,
+                at=count,
+                unit="wins",
+                threads=count,
+                seconds=2 * bench.scale.seconds,
+                read=of_wins,
+            )
             for count in bench.scale.writers
         ]
         bench.compare(sides, cases)
 
 
 def of_wins(found: Round, report: Mapping[str, Any]) -> tuple[Round, dict[str, float]]:
-    """Counts won writes, not attempts; times are those from a writer's first attempt until it has won."""
+    """Counts won writes, not attempts; times are those from a writer's first attempt until it has won,
+    or until the end.
+    """
     tries = report["won"] + report["lost"]
     one = msgspec.structs.replace(
         found,
@@ -42,7 +53,11 @@ def of_wins(found: Round, report: Mapping[str, Any]) -> tuple[Round, dict[str, f
         wrong=report["wrong"] + report["socket_errors"] + report["timeouts"],
     )
     share = report["won"] / tries if tries else 0.0
-    return one, {"attempts_per_s": round(tries / report["seconds"], 1), "won_share": round(share, 4)}
+    return one, {
+        "attempts_per_s": round(tries / report["seconds"], 1),
+        "won_share": round(share, 4),
+        "never_won": report["starved"],
+    }
 
 
 def draw(group: Group, canvas: Canvas) -> None:
@@ -78,7 +93,10 @@ def words(group: Group) -> list[str]:
     for side in (KVSTORE, ETCD):
         if (one := group.figure(CASE, side, most)) is not None:
             tries = 1 / one.more["won_share"] if one.more.get("won_share") else 0.0
-            said += sentence(f"a win takes {side} {number(tries)} attempts then, and {number(one.p99_ms)} ms at p99")
+            starved = f"{one.more.get('never_won', 0):.0f} of the {most:.0f} never won in the last round"
+            said += sentence(
+                f"a win takes {side} {number(tries)} attempts then, and {number(one.p99_ms)} ms at p99; {starved}"
+            )
     return said
 
 

@@ -11,10 +11,10 @@ from loadtests.cases.report.words import change, sentence, versus
 from loadtests.cases.results import ETCD, KVSTORE, Group
 
 LABELS = {
-    "put, one hot key": "put,\none hot key",
-    "put, keys at random": "put,\nkeys at random",
-    "get, one hot key": "get,\none hot key",
-    "get, keys at random": "get,\nkeys at random",
+    "put, one hot key": "put,\nhot key",
+    "put, keys at random": "put,\nrandom",
+    "get, one hot key": "get,\nhot key",
+    "get, keys at random": "get,\nrandom",
 }
 
 

@@ -13,14 +13,13 @@ from itertools import pairwise
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import NullFormatter
 
 from loadtests.cases.bench import BOTH, Bench, Closed, Settings
 from loadtests.cases.groups.group import CaseGroup, Plot
 from loadtests.cases.load.arrivals import Latencies
 from loadtests.cases.load.filling import Filled, fill, thinned
 from loadtests.cases.report.charts import line_legend, lines
-from loadtests.cases.report.style import COLOURS, linear_y, log_y, places_x, short, size_text
+from loadtests.cases.report.style import COLOURS, linear_y, log_bytes_y, places_x, short, size_text
 from loadtests.cases.report.words import change, number, sentence
 from loadtests.cases.results import ETCD, KVSTORE, Figure, Filling, Footprint, Group, Round
 from loadtests.cases.sides.side import Side, addresses, disk_bytes, memory_bytes
@@ -138,18 +137,18 @@ def _draw_footprints(axes: Axes, group: Group, unit: str, value: Callable[[Footp
     places = sorted({one.keys for one in group.footprints if one.keys})
     for side in (KVSTORE, ETCD):
         found = [one for one in group.footprints if one.side == side and one.keys]
+        if not found:
+            continue
         axes.plot([one.keys for one in found], [value(one) for one in found], "o-", color=COLOURS[side], label=side)
         for one in found[-1:]:
             axes.annotate(
-                size_text(value(one)), (one.keys, value(one)), xytext=(-4, 6), textcoords="offset points", ha="right"
+                size_text(value(one)), (one.keys, value(one)), xytext=(2, 7), textcoords="offset points", ha="right"
             )
     marks = group.places(WARM_PUT) or [float(place) for place in places]
     places_x(axes, marks, [short(place) for place in marks])
     axes.set_ylabel(unit)
-    log_y(axes)
-    axes.yaxis.set_major_formatter(lambda number, _: size_text(number))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.legend(loc="upper left")
+    log_bytes_y(axes)
+    axes.legend(loc="best")
 
 
 def per_key(group: Group, side: str, value: Callable[[Footprint], float]) -> float | None:

@@ -151,9 +151,8 @@ def words_death(group: Group) -> list[str]:
     for one in group.timelines:
         gap = longest_gap_s(one)
         silence = f"no put is answered for {number(gap)} s" if gap else f"no {one.bin_s:g} s pass without an answer"
-        said += sentence(
-            f"{one.side}: {silence}; {failures(one):,} requests fail; the slowest takes {number(max(one.slowest_ms))} ms"
-        )
+        slowest = number(max(one.slowest_ms))
+        said += sentence(f"{one.side}: {silence}; {failures(one):,} requests fail; the slowest takes {slowest} ms")
     return said
 
 

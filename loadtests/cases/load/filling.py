@@ -25,6 +25,8 @@ CONNECTIONS = 16
 TRIES_MAX = 50
 AGAIN_AFTER_S = 0.1
 READ_BYTES = 1 << 18
+APART_S_MIN = 0.1
+"""Of two points of a curve."""
 
 
 class NotFilled(Exception):
@@ -121,7 +123,14 @@ async def _write(
 
 
 def thinned(points: list[tuple[float, int]], count: int) -> list[tuple[float, int]]:
-    """About so many of them, evenly spread, the last among them."""
-    step = max(1, len(points) // count)
-    kept = points[step - 1 :: step]
-    return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]
+    """About so many of them, evenly spread in time, the last among them: what lies between two is a rate."""
+    if not points:
+        return []
+    apart_s = max(APART_S_MIN, points[-1][0] / count)
+    kept: list[tuple[float, int]] = []
+    for point in points:
+        if point[0] - (kept[-1][0] if kept else 0.0) >= apart_s:
+            kept.append(point)
+    if kept and points[-1][0] - kept[-1][0] < apart_s / 2:
+        kept.pop()  # so that no rate is that of a moment
+    return kept if kept and kept[-1] == points[-1] else [*kept, points[-1]]

@@ -7,6 +7,7 @@ on the machine's monotonic clock, and last, what came of it.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import sys
@@ -25,6 +26,8 @@ from loadtests.cases.load.work import Operation, random_requests
 WARM_UP_S = 0.3
 """Between the connections' making and the first request."""
 READ_BYTES = 1 << 16
+PRIORITY = -10
+"""Before the servers, where the system allows it: clients have machines of their own, and are not late for a server."""
 
 
 class Order(Struct, frozen=True):
@@ -152,9 +155,10 @@ class _Generator:
             loop.notice(now_s)
             self._send(now_s)
             self._lose_patience(now_s)
-            due_s = loop.next_s
-            wait_s = max(0.0, (end_s if due_s is None else due_s) - time.monotonic())
-            select.select([self._poll], [], [], wait_s)
+            if loop.is_over:
+                break  # nobody is left to be heard
+            wakes_s = min(at_s for at_s in (end_s, loop.next_s, self._first_timeout_s()) if at_s is not None)
+            select.select([self._poll], [], [], max(0.0, wakes_s - time.monotonic()))
             for number, _ in self._poll.poll(0):
                 self._hear(self._by_number[number])
         ended_s = time.monotonic()
@@ -183,6 +187,10 @@ class _Generator:
             connection.send(self._make(), intended_s, now_s)
             if self._order.timeout_s is not None:
                 self._sent.append((now_s, connection))
+
+    def _first_timeout_s(self) -> float | None:
+        timeout_s = self._order.timeout_s
+        return None if timeout_s is None or not self._sent else self._sent[0][0] + timeout_s
 
     def _lose_patience(self, now_s: float) -> None:
         timeout_s = self._order.timeout_s
@@ -227,6 +235,8 @@ class _Generator:
 
 def main() -> None:
     """One order, one outcome."""
+    with suppress(OSError):
+        os.nice(PRIORITY)
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
     outcome = _Generator(order).run()
     sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")

@@ -27,11 +27,10 @@ def rate_bars(axes: Axes, group: Group, cases: Mapping[str, str], unit: str = "r
     """A bar per case and side, with its number, and below, what multiple of etcd's it is. cases: with their labels."""
     tops = [figure.per_s for case in cases for side in SIDES if (figure := group.figure(case, side))]
     for place, case in enumerate(cases):
-        for offset, side in ((-NARROW / 2, KVSTORE), (NARROW / 2, ETCD)):
+        for offset, side in _places_of(group, case):
             figure = group.figure(case, side)
-            if figure is None:
-                continue
-            axes.bar(place + offset, figure.per_s, NARROW, color=COLOURS[side], label=side if place == 0 else None)
+            assert figure is not None, "a place is where a figure is"
+            axes.bar(place + offset, figure.per_s, NARROW, color=COLOURS[side])
             axes.annotate(
                 rough(figure.per_s),
                 (place + offset, figure.per_s),
@@ -51,6 +50,14 @@ def rate_bars(axes: Axes, group: Group, cases: Mapping[str, str], unit: str = "r
         axes.set_xlabel("×: kvstore's rate as a multiple of etcd's", fontsize=8.5, color=GREY)
 
 
+def _places_of(group: Group, case: str) -> list[tuple[float, str]]:
+    """Beside each other, or in the middle where there is only one."""
+    there = [side for side in SIDES if group.figure(case, side) is not None]
+    return (
+        [(0.0, there[0])] if len(there) == 1 else [((place - 0.5) * NARROW, side) for place, side in enumerate(there)]
+    )
+
+
 def _times(ratio: float | None) -> str:
     return "" if ratio is None else f"\n{ratio:.2f}×"
 
@@ -58,9 +65,9 @@ def _times(ratio: float | None) -> str:
 def latency_ranges(axes: Axes, group: Group, cases: Mapping[str, str], unit: str = "latency, ms") -> None:
     """Per case and side: a line from p50 to p99.9 with a mark at each of p50, p99 and p99.9."""
     for place, case in enumerate(cases):
-        for offset, side in ((-NARROW / 2, KVSTORE), (NARROW / 2, ETCD)):
-            if (figure := group.figure(case, side)) is None:
-                continue
+        for offset, side in _places_of(group, case):
+            figure = group.figure(case, side)
+            assert figure is not None, "a place is where a figure is"
             x, colour = place + offset, COLOURS[side]
             axes.plot([x, x], [figure.p50_ms, figure.p999_ms], color=colour, linewidth=3, alpha=0.45)
             for mark, value in zip("osD", (figure.p50_ms, figure.p99_ms, figure.p999_ms), strict=True):

@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from loadtests.cases.results import ETCD, KVSTORE
 
@@ -96,8 +96,22 @@ def log_y(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: short(number)))
     low, high = axes.get_ylim()
     is_wide = high / low > 20  # then decades are labels enough
-    axes.yaxis.set_minor_formatter(NullFormatter() if is_wide else FuncFormatter(lambda number, _: short(number)))
+    if is_wide:
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda number, _: short(number)))
     axes.grid(True, which="major" if is_wide else "both", axis="y")
+
+
+def log_bytes_y(axes: Axes) -> None:
+    """A y axis of bytes, with a tick at powers of two."""
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_locator(LogLocator(base=2, numticks=8))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: size_text(number)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, 1.3 * high)  # room for the last point's label
 
 
 def linear_y(axes: Axes) -> None:

@@ -64,6 +64,7 @@ end
 
 -- Run by wrk's main state for each thread, before that begins.
 local threads = {}
+common.all_threads = threads
 function setup(thread)
   thread:set("thread_number", #threads)
   local host, port = unpack(addresses[#threads % #addresses + 1])

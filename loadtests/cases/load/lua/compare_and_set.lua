@@ -17,8 +17,7 @@ end
 
 local value = common.value(common.value_bytes)
 local version = common.is_etcd and "0" or "0000000000000001" -- nobody's: the first answer tells the right one
-local began_us
-won, lost, wrong, took_us = 0, 0, 0, {} -- global, so that done() can ask the threads for them
+won, lost, wrong, took_us, began_us = 0, 0, 0, {}, nil -- global, so that done() can ask the threads for them
 
 function request()
   began_us = began_us or now_us()
@@ -61,11 +60,19 @@ function response(status, _, body)
 end
 
 function done(summary, latency)
-  local took = common.gathered("took_us")
+  -- A writer that waits to win when the time is up has waited at least so long: without it, who starves would not
+  -- show at all.
+  local took, now = common.gathered("took_us"), now_us()
+  local starved = 0
+  for _, thread in ipairs(common.all_threads) do
+    local began = thread:get("began_us")
+    if began then took[#took + 1] = now - began end
+    if thread:get("won") == 0 then starved = starved + 1 end
+  end
   table.sort(took)
   local function percentile(share) return took[math.min(math.floor(share * #took) + 1, #took)] or 0 end
   common.report(summary, latency, string.format(
-    ',"won":%d,"lost":%d,"wrong":%d,"won_p50_us":%d,"won_p99_us":%d,"won_p999_us":%d,"won_max_us":%d',
-    common.total("won"), common.total("lost"), common.total("wrong"),
+    ',"won":%d,"lost":%d,"wrong":%d,"starved":%d,"won_p50_us":%d,"won_p99_us":%d,"won_p999_us":%d,"won_max_us":%d',
+    common.total("won"), common.total("lost"), common.total("wrong"), starved,
     percentile(0.5), percentile(0.99), percentile(0.999), took[#took] or 0))
 end
