@@ -18,7 +18,7 @@ class Scale:
     """Written before the clock starts."""
     value_bytes: int = 255
     connections: int = 96
-    connection_counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+    connection_counts: tuple[int, ...] = (1, 4, 16, 64, 128, 256, 512)
     sweep_rounds: int = 2
     """Of the cases with many points."""
     value_sizes: tuple[int, ...] = (255, 4 << 10, 64 << 10, 1 << 20)
@@ -31,9 +31,9 @@ class Scale:
     member_counts: tuple[int, ...] = (3, 5, 7)
     batch: int = 100
     batch_connections: int = 16
-    put_rates: tuple[int, ...] = (250, 500, 1000, 2000, 3000, 4000)
-    get_rates: tuple[int, ...] = (500, 1000, 2000, 4000, 6000, 8000)
-    rate_seconds: float = 6.0
+    put_rates: tuple[int, ...] = (250, 500, 1000, 2000, 4000)
+    get_rates: tuple[int, ...] = (500, 1000, 2000, 4000, 8000)
+    rate_seconds: float = 5.0
     rate_connections: int = 192
     death_rate: float = 1000.0
     death_after_s: float = 2.0

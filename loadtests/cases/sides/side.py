@@ -54,18 +54,18 @@ def addresses(members: Sequence[Member]) -> Addresses:
 def processor_s(side: Side) -> float:
     """Processor seconds of its members that live, so far."""
     times = [process.cpu_times() for process in _processes(side)]
-    return sum(one.user + one.system for one in times)
+    return float(sum(one.user + one.system for one in times))
 
 
 def memory_bytes(side: Side) -> float:
     """Resident memory of a member: the mean over those that live."""
     sizes = [process.memory_info().rss for process in _processes(side)]
-    return sum(sizes) / max(1, len(sizes))
+    return float(sum(sizes)) / max(1, len(sizes))
 
 
 def disk_bytes(side: Side) -> float:
     """What a member's folder takes on the disk, in blocks: the mean. Room that is taken beforehand counts."""
-    return sum(512 * path.stat().st_blocks for path in _files(side)) / len(side.members)
+    return sum(_blocks(path) for path in _files(side)) / len(side.members)
 
 
 def _processes(side: Side) -> Iterator[psutil.Process]:
@@ -76,6 +76,13 @@ def _processes(side: Side) -> Iterator[psutil.Process]:
                 yield process
         except psutil.NoSuchProcess:
             continue
+
+
+def _blocks(path: Path) -> int:
+    try:
+        return 512 * path.stat().st_blocks
+    except FileNotFoundError:  # logs come and go
+        return 0
 
 
 def _files(side: Side) -> Iterator[Path]:
