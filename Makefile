@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test lint docker-test bench bench-locks loadtest convergence campaign clean
+.PHONY: run test lint docker-test bench bench-cases bench-locks loadtest convergence campaign clean
 
 run: $(VENV)/.runs
 	@exec $(BIN)/kvstore dev
@@ -26,6 +26,12 @@ docker-test: $(VENV)/.develops
 
 bench: $(VENV)/.develops
 	$(BIN)/python -m loadtests.side_by_side
+
+# The cases behind the headline, beside etcd where it is installed: about twenty minutes, or CASES=--quick; docs/cases.md
+# and its plots are made of what was measured. CASES=--replot makes them again from the kept figures.
+CASES ?=
+bench-cases: $(VENV)/.develops
+	@$(BIN)/python -m loadtests.cases $(CASES)
 
 # Beside etcd's, where etcd is installed.
 bench-locks: $(VENV)/.develops

@@ -17,12 +17,8 @@ import base64
 import json
 import shutil
 import statistics
-import subprocess
-import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,12 +27,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from loadtests.cases.sides.etcd import Etcd
+from loadtests.cases.sides.side import addresses
 from loadtests.http_load import HEAD_END, Addresses
 from loadtests.side_by_side import cluster
 
 TTL_S = 30
-ETCD_PORT = 23_790
-READY_S_MAX = 30.0
 
 
 class Connection:
@@ -144,40 +140,6 @@ CASES = {
 }
 
 
-@contextmanager
-def etcd() -> Iterator[Addresses]:
-    """Three members, gone afterwards."""
-    ports = [(ETCD_PORT + number, ETCD_PORT + 100 + number) for number in range(3)]
-    members = ",".join(f"m{number}=http://127.0.0.1:{peer}" for number, (_, peer) in enumerate(ports))
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        for number, (client, peer) in enumerate(ports):
-            own, theirs = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
-            command = ["etcd", "--name", f"m{number}", "--data-dir", f"{folder}/m{number}", "--logger", "zap",
-                       "--log-level", "error", "--listen-client-urls", own, "--advertise-client-urls", own,
-                       "--listen-peer-urls", theirs, "--initial-advertise-peer-urls", theirs,
-                       "--initial-cluster", members, "--initial-cluster-state", "new"]  # fmt: skip
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            stack.callback(process.wait)
-            stack.callback(process.terminate)
-        for client, _ in ports:
-            _wait_until_healthy(client)
-        yield [("127.0.0.1", client) for client, _ in ports]
-
-
-def _wait_until_healthy(port: int) -> None:
-    deadline = time.monotonic() + READY_S_MAX
-    while True:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
-                if b'"true"' in answer.read():
-                    return
-        except OSError:
-            pass
-        if time.monotonic() > deadline:
-            raise SystemExit("etcd did not become healthy")
-        time.sleep(0.2)
-
-
 def main() -> None:
     """Measures each case for the seconds asked for, rounds alternating, and prints the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -191,13 +153,14 @@ def main() -> None:
             "kvstore": (stack.enter_context(cluster(options.base_port)), OurLocker)
         }
         if shutil.which("etcd"):
-            sides["etcd"] = stack.enter_context(etcd()), EtcdLocker
+            members = stack.enter_context(Etcd(3, options.base_port)).members
+            sides["etcd"] = addresses(members), EtcdLocker
         rates: dict[str, dict[str, list[float]]] = {case: {side: [] for side in sides} for case in CASES}
         steps = [(case, run, side) for case in CASES for run in range(options.rounds) for side in sides]
         for case, run, side in track(steps, "measuring", console=Console(stderr=True)):
-            (addresses, kind), (clients, shared) = sides[side], CASES[case]
+            (places, kind), (clients, shared) = sides[side], CASES[case]
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                rate = runner.run(_measure(addresses, kind, clients, shared, options.seconds, run))
+                rate = runner.run(_measure(places, kind, clients, shared, options.seconds, run))
             rates[case][side].append(rate)
     figures = {case: {side: statistics.median(found) for side, found in by.items()} for case, by in rates.items()}
     for case, by in rates.items():

@@ -1,4 +1,4 @@
-"""A fresh three-node cluster of real processes, in a folder that goes with it."""
+"""A fresh cluster of real processes, in a folder that goes with it."""
 
 from __future__ import annotations
 
@@ -36,19 +36,20 @@ class NoCluster(Exception):
 class LoadCluster:
     """Nodes that `kvstore dev` runs, and starts again when they die. A context manager."""
 
-    def __init__(self, restart_after: str, base_port: int | None = None) -> None:
+    def __init__(self, restart_after: str, base_port: int | None = None, nodes: int = 3) -> None:
         """restart_after: a duration, or never. base_port: of the first node; any free one when not said."""
         self.base_port = base_port or _free_ports()
         self._folder = tempfile.TemporaryDirectory(prefix="kvstore-loadtest-")
         self._data = Path(self._folder.name) / "data"
         self._log = Path(self._folder.name) / "dev.log"
         self._restart_after = restart_after
+        self._count = nodes
 
     def __enter__(self) -> LoadCluster:
         command = [sys.executable, "-m", "cli", "dev", "--data", str(self._data), "--base-port", str(self.base_port)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*command, "--restart-after", self._restart_after],
+                [*command, "--restart-after", self._restart_after, "--nodes", str(self._count)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -67,6 +68,11 @@ class LoadCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end()
+
+    @property
+    def data(self) -> Path:
+        """The folder with a folder for each node."""
+        return self._data
 
     @property
     def urls(self) -> list[str]:
