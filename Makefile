@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test lint docker-test bench bench-cases bench-locks loadtest convergence campaign clean
+.PHONY: run test lint docker-test bench bench-cases bench-locks overload loadtest convergence campaign clean
 
 run: $(VENV)/.runs
 	@exec $(BIN)/kvstore dev
@@ -36,6 +36,11 @@ bench-cases: $(VENV)/.develops
 # Beside etcd's, where etcd is installed.
 bench-locks: $(VENV)/.develops
 	$(BIN)/python -m loadtests.locks_versus_etcd
+
+# Twice and four times what a fresh cluster can carry, ten seconds each: what is done in time, what is refused, and when.
+CASES ?= put
+overload: $(VENV)/.develops
+	$(BIN)/python -m loadtests.overload --cases $(CASES)
 
 # A fresh cluster under Locust's users for two minutes: PROFILE is steps, spike, soak or chaos; prints where the report is.
 PROFILE ?= steps

@@ -28,6 +28,7 @@ from cluster.locks.locks import ClusterLocks
 from cluster.membership.failure_detector import HEARTBEAT_INTERVAL_S
 from cluster.membership.fitness import Bar, Fitness, Roster
 from cluster.membership.topology import Topology
+from cluster.pressure.admission import Admission
 from cluster.protocol.lock_messages import LockRequest
 from cluster.protocol.messages import (
     Alive,
@@ -73,11 +74,13 @@ from cluster.requests import (
     ListOutcome,
     ListRequest,
     NoRoom,
+    Overloaded,
     ReadOutcome,
     ReadRequest,
     Unavailable,
     WriteOutcome,
     WriteRequest,
+    Written,
 )
 from cluster.tasks import Tasks
 from cluster.wall_watch import WallWatch
@@ -144,6 +147,8 @@ class ClusterNode:
         # Others proposed while this node did not: what was promised to it before is worth nothing now.
         self.fitness.on_fit = self.prepared.clear
         self.primary = Primary(self.context, self.prepared, topology, clock_offset_max_s=clock_offset_max_s)
+        self.forwards = Admission()
+        """The changes that other nodes handed to this one."""
         self.handover = Handover(self.context, self.primary, topology, slot)
         self.context.hand_over = self.handover.submit
         self.merge_back = MergeBack(self.context, topology, commits.forget)
@@ -342,10 +347,19 @@ class ClusterNode:
             respond(token, Unfit("this node holds no replica of the key"))
             return
 
+        began_s, forwards = self._clock.monotonic_s(), self.forwards
+        forwards.look(began_s)
+        if not forwards.can_make(left_s):
+            forwards.refused += 1
+            respond(token, Forwarded(Overloaded(forwards.expected_s())))
+            return
+        forwards.begin()
+
         def ended(outcome: Outcome) -> None:
+            forwards.end(self._clock.monotonic_s() - began_s, type(outcome) is Written)
             respond(token, Forwarded(outcome))
 
-        deadline_s = self._clock.monotonic_s() + left_s
+        deadline_s = began_s + left_s
         self.primary.submit(forward.key, forward.change, forward.needed, deadline_s, ended)
 
     async def _scan(self, scan: Scan, respond: Respond, token: int) -> None:

@@ -34,8 +34,7 @@ READY_S_MAX = 30.0
 def cluster(base_port: int) -> Iterator[Addresses]:
     """A fresh three-node cluster in processes of its own, gone afterwards."""
     with dev_cluster(base_port) as nodes:
-        urls = [urlsplit(node["http"]) for node in nodes]
-        yield [(url.hostname or "", url.port or 0) for url in urls]
+        yield addresses_of(nodes)
 
 
 @contextmanager
@@ -53,6 +52,12 @@ def dev_cluster(base_port: int, nodes: int = 3) -> Iterator[list[dict[str, Any]]
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
+
+
+def addresses_of(listed: list[dict[str, Any]]) -> Addresses:
+    """Where the nodes listen for HTTP."""
+    urls = [urlsplit(node["http"]) for node in listed]
+    return [(url.hostname or "", url.port or 0) for url in urls]
 
 
 @contextmanager

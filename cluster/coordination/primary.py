@@ -9,7 +9,6 @@ One attempt at a time per key: a prepared ballot shared by two coroutines would 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any, cast
 
@@ -18,6 +17,7 @@ import msgspec
 from cluster.coordination.drive import Context, Drive
 from cluster.coordination.volley import Volleys
 from cluster.membership.topology import Topology
+from cluster.pressure.key_line import KeyLine
 from cluster.protocol.changes import Change, Compute, Put, Settle
 from cluster.protocol.messages import Accept, Outcome, Settled
 from cluster.protocol.prepared import PreparedBallots
@@ -28,8 +28,6 @@ from cluster.requests import Overloaded, Unavailable, Unknown, Written
 from cluster.tasks import safely
 from storage.record import Record
 
-QUEUE_MAX = 1_000
-"""Changes that wait for one key. At some hundred a second and key the last would wait longer than any timeout."""
 RETRY_AFTER_S = 1.0
 
 OnOutcome = Callable[[Outcome], None]
@@ -58,8 +56,11 @@ class Primary:
     ) -> None:
         self._context, self._prepared, self._topology = context, prepared, topology
         self._clock_offset_max_ms = int(clock_offset_max_s * 1000)
-        self._queues: dict[bytes, deque[_Proposal]] = {}
+        self._lines: dict[bytes, KeyLine[_Proposal]] = {}
+        self._now_s = context.clock.monotonic_s
         self._volleys = Volleys(context)
+        self.refused = 0
+        """Changes that found the line of their key too long."""
 
     def submit(self, key: bytes, change: Change, needed: int, deadline_s: float, on_outcome: OnOutcome) -> None:
         """Proposes the change once those before it on this key have ended.
@@ -67,14 +68,15 @@ class Primary:
         on_outcome follows exactly once, by the deadline.
         """
         proposal = _Proposal(self, key, change, needed, deadline_s, on_outcome)
-        queue = self._queues.get(key)
-        if queue is None:
-            self._queues[key] = deque()
+        line = self._lines.get(key)
+        if line is None:
+            self._lines[key] = KeyLine()
             proposal.start()
-        elif len(queue) >= QUEUE_MAX:
-            on_outcome(Overloaded(RETRY_AFTER_S))
+        elif wait_s := line.too_long_s(self._now_s(), deadline_s):
+            self.refused += 1
+            on_outcome(Overloaded(wait_s))
         else:
-            queue.append(proposal)
+            line.waiting.append(proposal)
             self._context.sweeper.add(proposal)
 
     def compute(self, key: bytes, compute: Compute, deadline_s: float, on_outcome: OnComputed) -> None:
@@ -83,14 +85,15 @@ class Primary:
 
     def release(self, key: bytes) -> None:
         """The change of this key is decided: the one that waits longest begins."""
-        queue = self._queues[key]
-        while queue:
-            proposal = queue.popleft()
+        line = self._lines[key]
+        while line.waiting:
+            proposal = line.waiting.popleft()
             if not proposal.is_over:
+                line.turn_begins(self._now_s())
                 self._context.sweeper.discard(proposal)
                 asyncio.get_running_loop().call_soon(proposal.start)  # not here: a queue is deeper than the stack
                 return
-        del self._queues[key]
+        del self._lines[key]
 
 
 class _Proposal:

@@ -22,6 +22,7 @@ from kvstore.http.incoming.body import Content
 from kvstore.http.incoming.unparsed import HEADERS_MAX, LINE_BYTES_MAX, reason
 from kvstore.http.known_heads import KnownHeads, left_of_body
 from kvstore.http.outgoing.answer import SLOW_READER_S, Answer
+from kvstore.http.outgoing.unread import Unread
 
 KEEP_ALIVE_S = 75.0
 """Longer than the idle time of common proxies, so that they close first and no request meets a closing socket."""
@@ -123,9 +124,10 @@ class Connection(RequestHandler):
         "busy",
         "client",
         "first_request_timer",
+        "unread",
     )
 
-    def __init__(self, server: Listener, unparsed: Unparsed, begin: Begin, heads: KnownHeads) -> None:
+    def __init__(self, server: Listener, unparsed: Unparsed, begin: Begin, heads: KnownHeads, unread: Unread) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -138,6 +140,7 @@ class Connection(RequestHandler):
             access_log=cast(Any, None),
         )
         self._unparsed, self._begin, self._heads = unparsed, begin, heads
+        self.unread = unread
         self._body_left = 0
         """Bytes of a body that are still to come; see left_of_body()."""
         self._refused_bytes = b""
@@ -265,6 +268,7 @@ class Connection(RequestHandler):
             raise
         self._keepalive = answer.keep_alive
         if self._paused:
+            self.unread.add(transport)
             self._slow_reader_timer = self._loop.call_later(SLOW_READER_S, transport.abort)
         else:
             self._over()
@@ -292,6 +296,8 @@ class Connection(RequestHandler):
         if self._slow_reader_timer is not None:
             self._slow_reader_timer.cancel()
             self._slow_reader_timer = None
+            if self.transport is not None:
+                self.unread.discard(self.transport)
             self._over()
 
     def resume_writing(self) -> None:
@@ -345,12 +351,13 @@ class Listener(web.Server):
         self._unparsed = unparsed
         self._connections_max = connections_max
         self._heads = KnownHeads()
+        self.unread = Unread()
         self.refused = 0
         """Connections that were closed to make room, or found none."""
 
     def __call__(self) -> Connection:
         """asyncio's protocol factory."""
-        return Connection(self, self._unparsed, self._begin, self._heads)
+        return Connection(self, self._unparsed, self._begin, self._heads, self.unread)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """A socket is open."""

@@ -13,13 +13,16 @@ from aiohttp.web_protocol import RequestPayloadError
 from aiohttp.web_request import BaseRequest
 from multidict import istr
 
+from cluster.pressure.admission import Admission
 from kvstore.http.head import Head, StraightHead
-from kvstore.http.incoming.body import Content
+from kvstore.http.incoming.body import VISIT, Content
 from kvstore.http.incoming.conditions import KV_FENCE
 from kvstore.http.incoming.guard import Guard
 from kvstore.http.incoming.unparsed import UnknownMethod, problem_of, request_line
 from kvstore.http.outgoing.answer import Answer, http_date
-from kvstore.http.outgoing.problems import Problem, overloaded, render
+from kvstore.http.outgoing.problems import Problem, render
+from kvstore.http.pressure.door import Door, Visit
+from kvstore.http.pressure.refusals import Refusals
 from kvstore.http.routes.table import KEYS, Routes
 from kvstore.http.waiters import Waiters
 from kvstore.logs import escape_key
@@ -44,7 +47,7 @@ class Dispatcher:
         routes: Routes,
         metrics: Metrics,
         wall_ms: Callable[[], int],
-        requests_in_flight_max: int,
+        door: Door,
         waiters: Waiters,
         log_requests: bool,
         receipt_of_refusal: Callable[[], str],
@@ -55,10 +58,11 @@ class Dispatcher:
         self._metrics = metrics
         self._wall_ms = wall_ms
         self._clock = asyncio.get_running_loop().time
-        self._in_flight_max = requests_in_flight_max
+        self._door = door
         self._waiters = waiters
         self._log_requests = log_requests
         self._receipt_of_refusal = receipt_of_refusal
+        self._refusals = Refusals(receipt_of_refusal)
         self._id_prefix = secrets.token_hex(4)
         self._ids = 0
         self._second = -1
@@ -85,9 +89,12 @@ class Dispatcher:
         self.in_flight += 1
         try:
             self._guard.check(head)
+            admission = self._door.straight[head.method]
+            if not self._door.may_enter(admission, self.at_work, straight.started_s):
+                straight.turn_away(admission)
+                return True
+            straight.enter(admission)
             path, _, query = head.raw_path.partition("?")
-            if self.at_work > self._in_flight_max:
-                raise self._too_many()
             handler(head, path[len(KEYS) :], query, content, straight.respond)
         except Exception as fault:
             straight.refuse(fault)
@@ -98,8 +105,21 @@ class Dispatcher:
         started = self._clock()
         request_id = self._request_id(request)
         self.in_flight += 1
+        visit: Visit | None = None
+        is_done = False
         try:
-            answer = await self._route(request, request_id)
+            self._guard.check(request)
+            path, _, query = request.raw_path.partition("?")
+            admission = self._door.admission_of(request.method, path)
+            if path not in self._routes.vital and not self._door.may_enter(admission, self.at_work, started):
+                answer = self._turned_away(admission, request, request_id)
+            else:
+                if admission is not None:
+                    request[VISIT] = visit = Visit(admission, self._clock)
+                    if request.content.is_eof():
+                        visit.begin()
+                answer = await self._route(request, path, query, request_id)
+                is_done = not answer.has_waited
         except Problem as problem:
             answer = self._refuse(problem, request, request_id)
         except RequestPayloadError:  # chunks that are none, or a body that ended early
@@ -110,6 +130,8 @@ class Dispatcher:
         except Exception:
             answer = self._refuse(_fault(request, request_id), request, request_id)
         finally:
+            if visit is not None:
+                visit.end(is_done)
             self._over()
         if not request.content.is_eof():  # an unread body must not be taken for the next request
             answer.keep_alive = False
@@ -137,11 +159,7 @@ class Dispatcher:
         if self.in_flight:
             await self._idle.wait()
 
-    async def _route(self, request: BaseRequest, request_id: str) -> Answer:
-        self._guard.check(request)
-        path, _, query = request.raw_path.partition("?")
-        if self.at_work > self._in_flight_max and path not in self._routes.vital:
-            raise self._too_many()
+    async def _route(self, request: BaseRequest, path: str, query: str, request_id: str) -> Answer:
         for prefix, named in self._routes.named:
             if path.startswith(prefix):
                 handler = named.get(request.method)
@@ -161,8 +179,9 @@ class Dispatcher:
         problem.close = True
         return problem
 
-    def _too_many(self) -> Problem:
-        return overloaded(f"{self._in_flight_max:,} requests are under way here already; nothing was done.")
+    def _turned_away(self, admission: Admission | None, request: Head, request_id: str) -> Answer:
+        wait_s = 0.0 if admission is None else admission.expected_s()
+        return self._refusals.answer(request.method, request.raw_path.startswith(RECEIPTED), wait_s, request_id)
 
     def _over(self) -> None:
         self.in_flight -= 1
@@ -202,13 +221,23 @@ class Dispatcher:
 class _Straight:
     """One request that has no task."""
 
-    __slots__ = ("_dispatcher", "_head", "_on_answer", "_request_id", "_started")
+    __slots__ = ("_admission", "_dispatcher", "_head", "_on_answer", "_request_id", "started_s")
 
     def __init__(self, dispatcher: Dispatcher, head: Head, on_answer: Callable[[Answer], None]) -> None:
         self._dispatcher, self._head = dispatcher, head
         self._on_answer: Callable[[Answer], None] | None = on_answer
-        self._started = dispatcher._clock()
+        self._admission: Admission | None = None
+        self.started_s = dispatcher._clock()
         self._request_id = dispatcher._request_id(head)
+
+    def enter(self, admission: Admission) -> None:
+        """It is let in."""
+        self._admission = admission
+        admission.begin()
+
+    def turn_away(self, admission: Admission) -> None:
+        """It is not."""
+        self._end(self._dispatcher._turned_away(admission, self._head, self._request_id))
 
     def respond(self, make: Callable[..., Answer], *arguments: object) -> None:
         """What came of it; see routes/kv.py."""
@@ -228,8 +257,11 @@ class _Straight:
         on_answer, self._on_answer = self._on_answer, None
         if on_answer is None:
             return  # a fault came behind the answer; it is in the log
-        self._dispatcher._over()
-        self._dispatcher._complete(answer, self._head, self._request_id, self._started)
+        dispatcher, admission = self._dispatcher, self._admission
+        if admission is not None:
+            admission.end(dispatcher._clock() - self.started_s, answer.status < 500)
+        dispatcher._over()
+        dispatcher._complete(answer, self._head, self._request_id, self.started_s)
         on_answer(answer)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import structlog
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
@@ -17,6 +17,9 @@ from kvstore.http.incoming.body import Bodies
 from kvstore.http.incoming.guard import Guard, host_name
 from kvstore.http.incoming.parameters import parameter_set
 from kvstore.http.outgoing.receipts import receipt_of_refusal
+from kvstore.http.pressure.door import Door
+from kvstore.http.pressure.loop_lag import LoopLag
+from kvstore.http.pressure.punctual import PunctualBackend
 from kvstore.http.routes.health import Health
 from kvstore.http.routes.service import Service
 from kvstore.http.routes.table import routes
@@ -29,6 +32,8 @@ BACKLOG = 1_024
 """Sockets that wait to be accepted while the loop is busy: a burst of clients that start together."""
 FILES_KEPT_FREE = 128
 """Of what the process may open: for the database, peers and logs, so that clients can't take the last one."""
+KIND = ("kind",)
+"""The label of what is told for each kind of request."""
 CLOSE_S = 1.0
 """How long connections may take to write their last answers once all requests are answered."""
 
@@ -67,8 +72,12 @@ class HttpServer:
         self._bodies = Bodies(config.body_bytes_in_flight_max, body_timeout_s)
         self._connections_max = connections_max(config.connections_max)
         self._waiters = Waiters(waiters_max(self._connections_max))
+        self._lag = LoopLag()
+        self._door = Door(config.requests_in_flight_max, self._bodies, lambda: self._lag.lag_s)
+        self._waiters.admission = self._door.locks
+        self._punctual = PunctualBackend(backend, self._door.reads, self._door.writes)
         self._service = Service(
-            backend,
+            self._punctual,
             locks,
             view,
             self._bodies,
@@ -99,7 +108,7 @@ class HttpServer:
             routes(self._service, health),
             self._metrics,
             self._wall_ms,
-            self._config.requests_in_flight_max,
+            self._door,
             self._waiters,
             log_requests=self._config.log_level == "debug",
             receipt_of_refusal=lambda: receipt_of_refusal(self._view, None, None),
@@ -110,6 +119,7 @@ class HttpServer:
             listener, self._config.http.host, self._config.http.port, backlog=BACKLOG, reuse_address=True
         )
         self._dispatcher, self._listener = dispatcher, listener
+        self._lag.start()
         self._register(dispatcher, listener)
         log.info("http listens", address=str(self.address))
 
@@ -122,6 +132,7 @@ class HttpServer:
             return
         server, self._server = self._server, None
         server.close()
+        self._lag.stop()
         self._dispatcher.draining = True
         self._waiters.stop()
         self._locks.stop_waiting()
@@ -153,7 +164,29 @@ class HttpServer:
         metrics.gauge("kvstore_requests_in_flight", "HTTP requests under way", lambda: dispatcher.at_work)
         metrics.gauge("kvstore_lock_waiters", "Clients that wait for a lock here", lambda: self._waiters.count)
         metrics.gauge("kvstore_body_bytes_in_flight", "Request bodies in memory", lambda: self._bodies.bytes_in_flight)
+        metrics.gauge("kvstore_admission_limit", "Requests of a kind that may be under way now", self._limits, KIND)
+        metrics.gauge("kvstore_expected_wait_seconds", "How long one that begins now will take", self._waits, KIND)
+        metrics.gauge("kvstore_loop_lag_seconds", "How far the event loop is behind", lambda: self._lag.lag_s)
+        metrics.counter("kvstore_requests_refused", "Requests answered overloaded", self._refused, ("reason",))
+        metrics.gauge("kvstore_unread_answer_bytes", "Answers not read yet", lambda: listener.unread.bytes)
+        metrics.counter("kvstore_slow_readers_cut_off", "To make room for answers", lambda: listener.unread.cut_off)
         metrics.gauge("kvstore_http_connections", "HTTP connections open", lambda: len(listener.connections))
         metrics.counter(
             "kvstore_http_connections_refused", "HTTP connections closed to make room", lambda: listener.refused
         )
+
+    def _limits(self) -> Mapping[tuple[str, ...], float]:
+        most = self._config.requests_in_flight_max
+        return {(kind,): min(admission.limit, most) for kind, admission in self._door.kinds.items()}
+
+    def _waits(self) -> Mapping[tuple[str, ...], float]:
+        return {(kind,): admission.expected_s() for kind, admission in self._door.kinds.items()}
+
+    def _refused(self) -> Mapping[tuple[str, ...], float]:
+        """By what stood against them here; what a primary refuses is its own."""
+        return {
+            ("slow",): self._door.refused_slow,
+            ("full",): self._door.refused_full,
+            ("deadline",): self._punctual.refused,
+            ("bodies",): self._bodies.refused,
+        }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cluster.pressure.admission import Admission
 from kvstore.http.outgoing.problems import Problem, overloaded
 
 WAITERS_MAX = 10_000
@@ -25,6 +26,8 @@ class Waiters:
         self._count_max = count_max
         self._is_stopping = False
         self.count = 0
+        self.admission: Admission | None = None
+        """Of requests about locks: who waits is none that is under way."""
 
     def stop(self) -> None:
         """From now on nobody may wait here."""
@@ -38,8 +41,13 @@ class Waiters:
             raise Problem("quorum-unavailable", detail, outcome="not-applied")
         if self.count >= self._count_max:
             raise overloaded(f"{self._count_max:,} wait for locks at this node already; nothing was done. Ask another.")
-        self.count += 1
+        self._count(1)
         try:
             yield
         finally:
-            self.count -= 1
+            self._count(-1)
+
+    def _count(self, more: int) -> None:
+        self.count += more
+        if self.admission is not None:
+            self.admission.in_flight -= more

@@ -48,7 +48,12 @@ class Measures:
         metrics.counter(
             "kvstore_handed_over", "Changes of which a peer is primary", lambda: cluster.handover.handed_over
         )
+        metrics.counter("kvstore_changes_refused", "Changes refused as primary", self._refused, ("reason",))
         metrics.gauge("kvstore_conversations", "Rounds under way", lambda: len(cluster.context.sweeper))
+
+    def _refused(self) -> Labelled:
+        cluster = self._cluster
+        return {("key",): cluster.primary.refused, ("deadline",): cluster.forwards.refused}
 
     def _register_memory(self) -> None:
         cluster, metrics = self._cluster, self._metrics

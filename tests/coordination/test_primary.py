@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from cluster.coordination import primary
 from cluster.levels import Level
+from cluster.pressure import key_line
+from cluster.pressure.admission import WINDOW_S
 from cluster.protocol.changes import Put
 from cluster.protocol.messages import Outcome
 from cluster.requests import Found, Overloaded, Unavailable, Unknown, Written
@@ -73,7 +74,7 @@ def _fail(outcome: Outcome) -> None:
 
 async def test_a_full_queue_refuses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who would only wait longer than any timeout is told so before it waits."""
-    monkeypatch.setattr(primary, "QUEUE_MAX", 3)
+    monkeypatch.setattr(key_line, "QUEUE_MAX", 3)
     cluster = await form_cluster()
     key = cluster.key_led_by(0)
     cluster.network.treat(Fate.SILENT, source=0)
@@ -97,3 +98,21 @@ async def test_strong_writes_of_one_key_are_applied_in_the_order_they_came() -> 
     assert isinstance(read, Found)
     assert read.record is not None
     assert read.record.value == b"199"
+
+
+async def test_a_primary_refuses_what_can_not_make_its_deadline_before_it_does_anything() -> None:
+    """It is the overloaded one, and the node that was asked can't know: what it hands over is surely not applied."""
+    cluster = await form_cluster()
+    key = cluster.key_led_by(0)
+    forwards = cluster.nodes[0].forwards
+    await cluster.put(1, key, b"before")
+    now_s = asyncio.get_running_loop().time()
+    forwards.look(now_s)
+    forwards.begin()
+    forwards.end(1.0, True)  # the last took a second
+    forwards.look(now_s + WINDOW_S)
+    assert isinstance(await cluster.put(1, key, b"late", timeout_s=0.5), Overloaded)
+    assert cluster.values_on_disk(key) == [b"before"] * 3
+    assert forwards.refused == 1
+    assert isinstance(await cluster.put(1, key, b"patient", timeout_s=5), Written)
+    assert forwards.in_flight == 0

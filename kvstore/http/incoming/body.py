@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Callable
 from typing import Protocol
 
-from aiohttp import hdrs
+from aiohttp import hdrs, web
 from aiohttp.web_request import BaseRequest
 
 from kvstore.http.outgoing.answer import CONTINUE
 from kvstore.http.outgoing.problems import Problem, overloaded
+
+
+class Visit(Protocol):
+    """What begins once a body is here; see pressure/door.py."""
+
+    def begin(self) -> None:
+        """It is."""
+        ...
+
+
+VISIT = web.RequestKey("visit", Visit)
+SMALL_BYTES = 64 << 10
+"""No more than this costs hardly more than none."""
 
 
 class Content(Protocol):
@@ -41,6 +56,11 @@ class Bodies:
         self._bytes_max = bytes_max
         self._timeout_s = timeout_s
         self.bytes_in_flight = 0
+        self.bytes_to_come = 0
+        """Of those that are on their way. A client that never sends them takes nobody's room."""
+        self.bytes_limit: Callable[[], float] = lambda: math.inf
+        """What all of them may be now, for large bodies."""
+        self.refused = 0
 
     async def read(self, request: BaseRequest, limit: int) -> bytes:
         """The whole body, of at most `limit` bytes. Raises Problem too-large, slow-body, overloaded, bad-request."""
@@ -53,7 +73,8 @@ class Bodies:
         body = content.read_nowait()
         if len(body) > limit:
             raise _too_large(limit)
-        self._take(len(body))
+        self._require_room(len(body), is_large=len(body) > SMALL_BYTES)
+        self.bytes_in_flight += len(body)
         return body
 
     def done(self, body: bytes) -> None:
@@ -65,12 +86,12 @@ class Bodies:
         if declared is not None and declared > limit:
             raise _too_large(limit)
         expected = limit if declared is None else declared
-        self._take(expected)
-        body = b""
+        self._require_room(expected, is_large=expected > SMALL_BYTES)
+        self.bytes_to_come += expected
         try:
             _invite(request)
             async with asyncio.timeout(self._timeout_s):
-                body = await _collect(request, limit)
+                body = await self._collect(request, limit)
         except TimeoutError:
             raise Problem(
                 "slow-body",
@@ -78,13 +99,36 @@ class Bodies:
                 close=True,
             ) from None
         finally:
-            self.bytes_in_flight -= expected - len(body)
+            self.bytes_to_come -= expected
+        if (visit := request.get(VISIT)) is not None:
+            visit.begin()
         return body
 
+    async def _collect(self, request: BaseRequest, limit: int) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            while piece := await request.content.readany():
+                size += len(piece)
+                if size > limit:
+                    raise _too_large(limit)
+                self._take(len(piece))
+                pieces.append(piece)
+        except BaseException:
+            self.bytes_in_flight -= sum(map(len, pieces))
+            raise
+        return b"".join(pieces)
+
     def _take(self, count: int) -> None:
-        if self.bytes_in_flight + count > self._bytes_max:
-            raise overloaded(f"Requests hold {self._bytes_max:,} bytes of bodies already; nothing was done. Try again.")
+        self._require_room(count, is_large=False)
         self.bytes_in_flight += count
+
+    def _require_room(self, count: int, is_large: bool) -> None:
+        together = self.bytes_in_flight + count
+        if together > self._bytes_max or (is_large and together + self.bytes_to_come > self.bytes_limit()):
+            self.refused += 1
+            held = f"{self.bytes_in_flight:,} bytes of bodies already"
+            raise overloaded(f"Requests hold {held}; nothing was done. Try again.")
 
 
 def _invite(request: BaseRequest) -> None:
@@ -96,17 +140,6 @@ def _invite(request: BaseRequest) -> None:
         raise Problem("expectation-failed", f"Expect: {expected!a:.40} can't be met; leave it out.", close=True)
     if request.transport is not None and not request.content.is_eof():
         request.transport.write(CONTINUE)
-
-
-async def _collect(request: BaseRequest, limit: int) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    while piece := await request.content.readany():
-        size += len(piece)
-        if size > limit:
-            raise _too_large(limit)
-        pieces.append(piece)
-    return b"".join(pieces)
 
 
 def _too_large(limit: int) -> Problem:

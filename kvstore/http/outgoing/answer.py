@@ -19,6 +19,7 @@ from aiohttp import ClientConnectionResetError
 from aiohttp.web_request import BaseRequest
 
 from kvstore.http.head import Head
+from kvstore.http.outgoing.unread import Unread
 
 SLOW_READER_S = 30.0
 """How long a client may take to read what does not fit the socket's buffers; after that it is cut off, so that
@@ -79,12 +80,16 @@ class Answer:
 
 
 async def _wait_until_read(request: BaseRequest, transport: asyncio.Transport) -> None:
+    unread: Unread = request.protocol.unread  # type: ignore[attr-defined]  # a Connection of ours
+    unread.add(transport)
     try:
         async with asyncio.timeout(SLOW_READER_S):
             await request.writer.drain()
     except TimeoutError:
         transport.abort()
         raise ClientConnectionResetError("the client does not read its answer") from None
+    finally:
+        unread.discard(transport)
 
 
 @lru_cache(4_096)  # versions of one bulk load share their seconds

@@ -46,7 +46,7 @@ def read_problem(
             detail = f"{got} of {_needed(wanted)} answered in time. Reading again is safe."
             problem = Problem("timeout", detail, outcome="none", needed=wanted, got=got)
         case Overloaded(retry_after_s=wait_s):
-            problem = overloaded("Too many requests wait for this key already. Try again later.", wait_s)
+            problem = overloaded("Too much waits already for this to be answered in time. Try again later.", wait_s)
             problem.outcome = "none"
     return _with_receipt(problem, view, level, needed, outcome)
 
@@ -84,7 +84,9 @@ def write_problem(
                 version=None if version is None else version_text(version),
             )
         case Overloaded(retry_after_s=wait_s):
-            problem = overloaded("Too many requests wait for this key already; nothing was written.", wait_s)
+            problem = overloaded(
+                "Too much waits already for this to be done in time; nothing was written. Try again later.", wait_s
+            )
             problem.outcome = "not-applied"
     return _with_receipt(problem, view, level, needed, outcome)
 

@@ -1,0 +1,1 @@
+"""How much is let in, so that what is let in is done in time."""

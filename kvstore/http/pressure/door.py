@@ -1,0 +1,78 @@
+"""The door: which requests get in. One admission (cluster/pressure/admission.py) for each kind of them, for what is
+long for one is short for another: a page of a thousand keys, a batch, a read of what is in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from cluster.pressure.admission import Admission
+from kvstore.http.incoming.body import Bodies
+
+LONG_TARGET_S = 1.0
+"""The wait that is kept by pages and batches, which are up to a thousand operations each."""
+KEYS, PAGES, BATCHES, LOCKS = "/v1/kv/", "/v1/kv", "/v1/batch", ("/v1/locks", "/v1/votes", "/v1/elections")
+
+
+class Door:
+    """The admissions, by what is asked for."""
+
+    def __init__(self, in_flight_max: int, bodies: Bodies, lag_s: Callable[[], float]) -> None:
+        self._in_flight_max = in_flight_max
+        self.reads = Admission(lag_s=lag_s)
+        self.writes = Admission(lag_s=lag_s, bytes_in_flight=lambda: bodies.bytes_in_flight + bodies.bytes_to_come)
+        self.locks = Admission(lag_s=lag_s)
+        self.pages = Admission(target_s=LONG_TARGET_S, lag_s=lag_s)
+        self.batches = Admission(target_s=LONG_TARGET_S, lag_s=lag_s)
+        bodies.bytes_limit = lambda: self.writes.bytes_limit
+        self.straight: Mapping[str, Admission] = {"GET": self.reads, "HEAD": self.reads, "PUT": self.writes}
+        """For keys, by method: what needs no task."""
+        self.kinds: Mapping[str, Admission] = {
+            "read": self.reads,
+            "write": self.writes,
+            "lock": self.locks,
+            "page": self.pages,
+            "batch": self.batches,
+        }
+        self.refused_full = self.refused_slow = 0
+        """For want of any place; because those of their kind take too long already."""
+
+    def admission_of(self, method: str, path: str) -> Admission | None:
+        """That of the request; None of what is not held up: what gives a lock back, pages about the node."""
+        if path.startswith(KEYS):
+            return self.straight.get(method, self.writes)
+        if path == PAGES:
+            return self.pages
+        if path == BATCHES:
+            return self.batches
+        return self.locks if path.startswith(LOCKS) and method != "DELETE" else None
+
+    def may_enter(self, admission: Admission | None, at_work: int, now_s: float) -> bool:
+        """Whether one more of the kind may begin; at_work: requests under way, with that one."""
+        if at_work > self._in_flight_max:
+            self.refused_full += 1
+            return False
+        if admission is not None and admission.is_full(now_s):
+            self.refused_slow += 1
+            return False
+        return True
+
+
+class Visit:
+    """One request among those of its kind: from when all of it is here, for a slow client is nobody's load."""
+
+    __slots__ = ("_admission", "_began_s", "_clock")
+
+    def __init__(self, admission: Admission, clock: Callable[[], float]) -> None:
+        self._admission, self._clock = admission, clock
+        self._began_s: float | None = None
+
+    def begin(self) -> None:
+        """It is all here."""
+        self._began_s = self._clock()
+        self._admission.begin()
+
+    def end(self, is_done: bool) -> None:
+        """It is over; see Admission.end."""
+        if self._began_s is not None:
+            self._admission.end(self._clock() - self._began_s, is_done)

@@ -1,0 +1,51 @@
+"""Refusals, rendered once: the answer `overloaded`, of which there are the most when there is least time for them.
+
+All that changes from one to the next is the request's id, which is of characters that need no escape in JSON.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import msgspec
+
+from kvstore.http.outgoing.answer import Answer
+from kvstore.http.outgoing.problems import document, outcome_untouched, overloaded, render
+
+DETAIL = (
+    "More is asked of this node than it can do in good time; nothing was done. Try again after Retry-After, and after "
+    "a longer pause each time, or ask another node."
+)
+REMEMBERED_MAX = 64
+_ID = "|request id|"
+
+
+class Refusals:
+    """Makes them."""
+
+    def __init__(self, receipt: Callable[[], str]) -> None:
+        """receipt: the KV-Receipt of a kv request that no replica was asked about."""
+        self._receipt = receipt
+        self._rendered: dict[tuple[str, int, str], tuple[str, bytes, bytes, int]] = {}
+
+    def answer(self, method: str, is_receipted: bool, retry_after_s: float, request_id: str) -> Answer:
+        """The answer to one request."""
+        wait_s = max(1, math.ceil(retry_after_s))
+        key = (outcome_untouched(method), wait_s, self._receipt() if is_receipted else "")
+        rendered = self._rendered.get(key)
+        if rendered is None:
+            rendered = self._render(method, *key[1:])
+            if len(self._rendered) >= REMEMBERED_MAX:
+                self._rendered.clear()
+            self._rendered[key] = rendered
+        headers, before, after, status = rendered
+        return Answer(status, headers, before + request_id.encode("ascii") + after)
+
+    def _render(self, method: str, wait_s: int, receipt: str) -> tuple[str, bytes, bytes, int]:
+        problem = overloaded(DETAIL, float(wait_s))
+        problem.receipt = receipt
+        answer = render(problem, method, _ID)
+        body = msgspec.json.encode(document(problem, outcome_untouched(method), _ID))
+        before, _, after = body.partition(_ID.encode())
+        return answer.headers, before, after, answer.status

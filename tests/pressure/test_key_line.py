@@ -1,0 +1,60 @@
+"""The line of one key."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.pressure import key_line
+from cluster.pressure.key_line import LONG_S, QUEUE_MAX, SHORT_S, KeyLine
+
+FAR_S = 1_000.0
+
+
+def line_of_turns(turn_s: float, waiting: int, now_s: float = 10.0) -> KeyLine[int]:
+    """So many wait, and each turn has taken so long."""
+    line: KeyLine[int] = KeyLine()
+    for turn in range(10):
+        line.turn_begins(now_s - (9 - turn) * turn_s)
+    line.waiting.extend(range(waiting))
+    return line
+
+
+def test_a_burst_may_wait() -> None:
+    line: KeyLine[int] = KeyLine()
+    for number in range(QUEUE_MAX):
+        assert line.too_long_s(10.0, FAR_S) == 0
+        line.waiting.append(number)
+    assert line.too_long_s(10.0, FAR_S) > 0
+
+
+@pytest.mark.parametrize(("timeout_s", "may_join"), [(0.11, True), (0.09, False)])
+def test_who_would_wait_past_his_deadline_need_not_begin_to(timeout_s: float, may_join: bool) -> None:
+    line = line_of_turns(0.002, waiting=49)
+    assert (line.too_long_s(10.0, 10.0 + timeout_s) == 0) is may_join
+
+
+def test_a_line_may_be_long_for_a_while_and_is_kept_short_from_then_on() -> None:
+    line = line_of_turns(0.01, waiting=10)
+    assert line.too_long_s(10.0, FAR_S) == 0
+    line.waiting.extend(range(100))
+    assert line.too_long_s(10.0 + LONG_S, FAR_S) == 0
+    assert line.too_long_s(10.01 + LONG_S, FAR_S) == pytest.approx(111 * 0.01)
+    while len(line.waiting) * 0.01 >= SHORT_S:
+        line.waiting.popleft()
+    assert line.too_long_s(10.02 + LONG_S, FAR_S) == 0
+    line.waiting.append(0)
+    assert line.too_long_s(10.03 + LONG_S, FAR_S) == 0, "it was short just now"
+
+
+def test_one_slow_turn_is_forgotten() -> None:
+    line: KeyLine[int] = KeyLine()
+    for moment_s in (1.0, 4.0, *(4.0 + turn * 0.002 for turn in range(1, 40))):
+        line.turn_begins(moment_s)
+    assert line.too_long_s(5.0, 5.1) == 0
+
+
+def test_the_bound_of_a_line_of_unknown_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_line, "QUEUE_MAX", 2)
+    line: KeyLine[int] = KeyLine()
+    line.waiting.extend((1, 2))
+    assert 0 < line.too_long_s(10.0, FAR_S) <= SHORT_S
