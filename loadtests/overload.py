@@ -35,7 +35,7 @@ QUICK_S = 0.1
 QUICK_ONES = 5
 """So many quick ones in a row, and the cluster has recovered."""
 RECOVERED_S_MAX = 60.0
-CONNECTIONS = 1_500
+CONNECTIONS = 3_000
 """Open before the load begins; more are made when all of these wait for answers."""
 WATCH_S = 0.25
 MIB = 1 << 20

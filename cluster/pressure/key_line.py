@@ -38,7 +38,7 @@ class KeyLine(Generic[Waiting]):
         """How long one more would wait, where that is too long; 0 where it may join."""
         count = len(self.waiting)
         wait_s = (count + 1) * self._turn_s
-        if wait_s <= SHORT_S:
+        if wait_s <= SHORT_S / 2:  # not at SHORT_S itself, where a line is that others are kept out of
             self._short_s = now_s
         is_long = wait_s > SHORT_S and now_s - self._short_s > LONG_S
         if count >= QUEUE_MAX or is_long or now_s + wait_s > deadline_s:

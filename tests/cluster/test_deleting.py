@@ -39,7 +39,7 @@ def test_what_is_deleted_goes_from_all_disks_and_stays_away(tmp_path: Path) -> N
         write_all(client, [{"op": "delete", "key": key} for key in keys], "strong")
         folders = [cluster.data(name) for name in cluster.names]
         wait_until(lambda: min(map(size, folders)) > KEYS * len(VALUE), "all of it to be in the databases")
-        assert [rows(folder) for folder in folders] == [KEYS + 1] * 3
+        wait_until(lambda: [rows(folder) for folder in folders] == [KEYS + 1] * 3, "a row for each key")
         wait_until(lambda: [rows(folder) for folder in folders] == [1] * 3, "all rows to go", SHORTEST_S + 60, 2.0)
         wait_until(lambda: max(map(size, folders)) < KEYS * len(VALUE) // 4, "the room to be given back", 60)
         for name in cluster.names:

@@ -116,6 +116,15 @@ def test_failures_and_what_did_not_wait_say_nothing() -> None:
     assert (admission.expected_s(), admission.in_flight) == (0.0, 0)
 
 
+def test_what_ended_before_a_long_silence_says_nothing() -> None:
+    admission = Admission()
+    admission.look(5.0)
+    admission.begin()
+    admission.end(1.0, True)
+    admission.look(60.0)
+    assert admission.can_make(0.01)
+
+
 def under_load(took_s: float, in_flight: int) -> Admission:
     """So many are under way, and for some windows each took so long."""
     admission = Admission()

@@ -39,11 +39,21 @@ def test_a_line_may_be_long_for_a_while_and_is_kept_short_from_then_on() -> None
     line.waiting.extend(range(100))
     assert line.too_long_s(10.0 + LONG_S, FAR_S) == 0
     assert line.too_long_s(10.01 + LONG_S, FAR_S) == pytest.approx(111 * 0.01)
-    while len(line.waiting) * 0.01 >= SHORT_S:
+    while line.too_long_s(10.02 + LONG_S, FAR_S):
         line.waiting.popleft()
-    assert line.too_long_s(10.02 + LONG_S, FAR_S) == 0
-    line.waiting.append(0)
-    assert line.too_long_s(10.03 + LONG_S, FAR_S) == 0, "it was short just now"
+    assert len(line.waiting) == pytest.approx(SHORT_S / 0.01, abs=2)
+    line.waiting.extend((0, 0))
+    assert line.too_long_s(10.1 + LONG_S, FAR_S) > 0, "it is kept short, not let grow for a while again and again"
+
+
+def test_a_line_that_was_short_may_be_long_again() -> None:
+    line = line_of_turns(0.01, waiting=0)
+    for began_s in (10.0, 20.0):
+        assert line.too_long_s(began_s, FAR_S) == 0
+        line.waiting.extend(range(100))
+        assert line.too_long_s(began_s + LONG_S, FAR_S) == 0
+        assert line.too_long_s(began_s + LONG_S + 0.1, FAR_S) > 0
+        line.waiting.clear()
 
 
 def test_one_slow_turn_is_forgotten() -> None:
