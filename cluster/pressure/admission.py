@@ -34,8 +34,9 @@ BURST = 640
 COUNT_MIN = 256
 """So many may be under way in any case: they are work for a tenth of a second, and a machine on which they are much
 more is not to refuse the few clients that it has."""
-BYTES_MIN = 4 << 20
-"""The same of bytes: values large enough to take long by themselves."""
+BYTES_MIN = 64 << 20
+"""The same of bytes: values large enough to take long by themselves. Some dozens of clients that each write a megabyte
+and wait for their answer are no overload."""
 GROUP = 64
 """About so many share a commit and a message under load, and so do not wait for one another."""
 SAFE_SHARE = 0.75

@@ -162,7 +162,7 @@ def test_what_lies_unseen_has_waited_too() -> None:
 
 def test_large_bodies_are_bounded_by_their_bytes() -> None:
     """A few of them are work for a second: their number says nothing."""
-    held = 64 << 20
+    held = 512 << 20
     admission = Admission(bytes_in_flight=lambda: held)
     served = Served(admission, rate=50)
     served.closed_loop(64, 5.0, 2.0)
