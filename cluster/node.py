@@ -78,6 +78,7 @@ from cluster.requests import (
     ReadOutcome,
     ReadRequest,
     Unavailable,
+    Unknown,
     WriteOutcome,
     WriteRequest,
     Written,
@@ -356,7 +357,8 @@ class ClusterNode:
         forwards.begin()
 
         def ended(outcome: Outcome) -> None:
-            forwards.end(self._clock.monotonic_s() - began_s, type(outcome) is Written)
+            kind = type(outcome)
+            forwards.end(self._clock.monotonic_s() - began_s, kind is Written, is_late=kind is Unknown)
             respond(token, Forwarded(outcome))
 
         deadline_s = began_s + left_s

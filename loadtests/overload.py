@@ -47,7 +47,7 @@ class Figures:
 
     case: str
     peak_per_s: float
-    """Of the closed loop."""
+    """Of the closed loop, before and after the overload, in the middle: machines have moods."""
     offered_per_s: float
     goodput_per_s: float
     """Answered 2xx within the client's patience."""
@@ -188,13 +188,13 @@ def measure(addresses: Addresses, pids: list[int], options: argparse.Namespace) 
     for case in options.cases.split(","):
         make, connections = cases(query, options.value_bytes)[case]
         load(addresses, make, connections[0], options.peak_seconds)  # to warm up: keys there, connections made
-        peak = max(_rate(load(addresses, make, count, options.peak_seconds)) for count in connections)
+        peak = _peak(addresses, make, connections, options.peak_seconds)
         for times in options.times:
-            watch = Watch(addresses, pids)
-            before_mib = watch.rss_mib()
+            before_mib = Watch(addresses, pids).rss_mib()
             rate = peak * times
             tally, watch, recovered = overload(addresses, pids, numbered(make), rate, options.seconds, options.patience)
-            figures.append(_figures(f"{case} x{times:g}", peak, tally, watch, before_mib, recovered))
+            peak_after = _peak(addresses, make, connections, options.peak_seconds)
+            figures.append(_figures(f"{case} x{times:g}", (peak + peak_after) / 2, tally, watch, before_mib, recovered))
     return figures
 
 
@@ -208,6 +208,11 @@ def _go_first() -> None:
     if hasattr(os, "SCHED_BATCH"):  # but not for each answer by itself
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def _peak(addresses: Addresses, make: Callable[[], bytes], connections: tuple[int, ...], seconds: float) -> float:
+    """What a closed loop gets, over whichever number of connections gets most."""
+    return max(_rate(load(addresses, make, count, seconds)) for count in connections)
 
 
 def _rate(result: Result) -> float:

@@ -6,6 +6,7 @@ patience, goodput falls to nothing, and it stays there until the queue is empty.
     the wait    What those that ended lately took is what one that begins now will take, times how many more are under
                 way by now than when those began (Little's law: the wait is the number under way by the rate). Not the
                 number by the rate at once: those that hang on a dead peer are under way, too, and in nobody's way.
+                From there to the next window: expectation.py.
     a burst     Many at once are no overload: a queue is good if it goes away again. So up to BURST may be under way
                 without a question; more, if they are quick. What stands against that is the shortest wait of the last
                 fifth of a second (CoDel; Nichols and Jacobson, "Controlling Queue Delay", 2012): above the target all
@@ -22,6 +23,8 @@ from collections import deque
 from collections.abc import Callable
 from math import inf
 
+from cluster.pressure.expectation import GROUP, Expectation
+
 WINDOW_S = 0.05
 """Waits are averaged over so long; some hundred of them under load."""
 PATIENCE_WINDOWS = 4
@@ -37,9 +40,7 @@ more is not to refuse the few clients that it has."""
 BYTES_MIN = 64 << 20
 """The same of bytes: values large enough to take long by themselves. Some dozens of clients that each write a megabyte
 and wait for their answer are no overload."""
-GROUP = 64
-"""About so many share a commit and a message under load, and so do not wait for one another."""
-SAFE_SHARE = 0.75
+SAFE_SHARE = 0.6
 """Of its time, what the expected wait may be: it is an average, and half of them take longer."""
 SHORTEST_S = 0.0015
 """What took less did not wait for anything, and says nothing of those that do. (Clocks of loops stand still in a turn.)
@@ -56,14 +57,13 @@ class Admission:
     __slots__ = (
         "_bytes_in_flight",
         "_count",
-        "_delay_s",
         "_delays",
         "_ends_s",
+        "_expectation",
         "_history",
         "_lag_s",
         "_needed_s",
         "_quick",
-        "_reference",
         "_sampled_s",
         "_settled_s",
         "_target_s",
@@ -99,7 +99,7 @@ class Admission:
         self._settled_s = self._needed_s = -inf
         self._history: deque[tuple[float, int]] = deque()
         self._delays: deque[float] = deque(maxlen=PATIENCE_WINDOWS)
-        self._delay_s, self._reference = 0.0, GROUP
+        self._expectation = Expectation()
 
     def look(self, now_s: float) -> None:
         """To be called before each question: what was seen in the last window counts from its end on."""
@@ -116,10 +116,18 @@ class Admission:
         """One more is under way."""
         self.in_flight += 1
 
-    def end(self, took_s: float, is_done: bool) -> None:
-        """One is over. is_done: as it should be; what failed may have waited for something else than its turn."""
+    def end(self, took_s: float, is_done: bool, is_late: bool = False) -> None:
+        """One is over. is_done: as it should be; what failed may have waited for something else than its turn.
+
+        is_late: it failed because its time was up. Were those left out, the others, who all made it, would always seem
+        to show that there is time enough. But it may have hung on a dead peer, so it counts for no more than the
+        target, and can't make a standing queue.
+        """
         self.in_flight -= 1
-        if is_done:
+        if is_late:
+            self._count += 1
+            self._total_s += min(took_s, self._target_s)
+        elif is_done:
             if took_s >= SHORTEST_S:
                 self._count += 1
                 self._total_s += took_s
@@ -128,17 +136,18 @@ class Admission:
 
     def expected_s(self) -> float:
         """How long one that begins now will take; 0 where nothing is known."""
-        return self._delay_s * max(self.in_flight, GROUP) / self._reference
+        return self._expectation.shorter_s(self.in_flight)
 
     def can_make(self, timeout_s: float) -> bool:
         """Whether one that begins now is likely to end in that time."""
-        return self._delay_s == 0.0 or self.expected_s() <= SAFE_SHARE * timeout_s
+        return self._expectation.longer_s(self.in_flight) <= SAFE_SHARE * timeout_s
 
     def _close(self, now_s: float) -> None:
         """The end of a window: what was seen in it."""
         count, total_s, quick = self._count, self._total_s, self._quick
         if now_s - self._ends_s > STALE_S:  # nobody came: those that ended in between say nothing of now
             count = 0
+        elapsed_s = now_s - self._ends_s + WINDOW_S
         self._ends_s = now_s + WINDOW_S
         self._count, self._total_s, self._quick = 0, 0.0, 0
         self._history.append((now_s, self.in_flight))
@@ -147,6 +156,7 @@ class Admission:
         if not count:
             if now_s - self._sampled_s > STALE_S:
                 self._forget()
+            self._expectation.nothing_seen()
             if quick and not self.is_short:  # whatever the others hang on, it is no queue
                 self.limit = max(self.limit, self.in_flight + BURST)
             return
@@ -154,8 +164,7 @@ class Admission:
         took_s = total_s / count
         then = max(self._under_way_at(now_s - took_s), GROUP)
         self._delays.append(took_s * max(self.in_flight, GROUP) / then + self._lag_s())
-        self._delay_s = min(self._delays[-1], self._delays[-2] if len(self._delays) > 1 else inf)
-        self._reference = max(self.in_flight, GROUP)
+        self._expectation.seen(self._delays[-1], self.in_flight, (count + quick) / elapsed_s)
         self._adjust(now_s)
 
     def _under_way_at(self, moment_s: float) -> int:
@@ -178,9 +187,9 @@ class Admission:
                 self._open()
             elif now_s >= self._settled_s:
                 self.limit, self.bytes_limit = self.limit * GROWTH, self.bytes_limit * GROWTH
-                self._settled_s = now_s + max(SETTLE_S_MIN, self._delay_s)
+                self._settled_s = now_s + max(SETTLE_S_MIN, self._delays[-1])
         else:
-            self.limit = max(BURST, self.in_flight * self._target_s / self._delay_s)
+            self.limit = max(BURST, self.in_flight * self._target_s / self.expected_s())
 
     def _shorten(self, share: float) -> None:
         """So much of what is under way made the wait of the target; what is under way may be above the limit still."""
@@ -194,5 +203,5 @@ class Admission:
 
     def _forget(self) -> None:
         self._delays.clear()
-        self._delay_s, self._reference = 0.0, GROUP
+        self._expectation.forget()
         self._open()

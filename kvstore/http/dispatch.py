@@ -32,6 +32,8 @@ REQUEST_ID = istr("X-Request-Id")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}", re.ASCII)
 RECEIPTED = ("/v1/kv", "/v1/batch")
 """Paths whose answers have a KV-Receipt, errors too."""
+TIME_IS_UP = 504
+"""The status of what was not done by its deadline."""
 SHOWN_PATH_CHARACTERS_MAX = 200
 """Of a path in the log."""
 
@@ -89,12 +91,13 @@ class Dispatcher:
         self.in_flight += 1
         try:
             self._guard.check(head)
-            admission = self._door.straight[head.method]
-            if not self._door.may_enter(admission, self.at_work, straight.started_s):
+            path, _, query = head.raw_path.partition("?")
+            door, admission = self._door, self._door.straight[head.method]
+            is_let_in = door.may_enter(admission, self.at_work, straight.started_s)
+            if not (is_let_in and door.is_in_time(admission, head.method, query)):
                 straight.turn_away(admission)
                 return True
             straight.enter(admission)
-            path, _, query = head.raw_path.partition("?")
             handler(head, path[len(KEYS) :], query, content, straight.respond)
         except Exception as fault:
             straight.refuse(fault)
@@ -106,7 +109,7 @@ class Dispatcher:
         request_id = self._request_id(request)
         self.in_flight += 1
         visit: Visit | None = None
-        is_done = False
+        is_done = is_late = False
         try:
             self._guard.check(request)
             path, _, query = request.raw_path.partition("?")
@@ -122,6 +125,7 @@ class Dispatcher:
                 is_done = not answer.has_waited
         except Problem as problem:
             answer = self._refuse(problem, request, request_id)
+            is_late = problem.status == TIME_IS_UP and not problem.has_waited
         except RequestPayloadError:  # chunks that are none, or a body that ended early
             unreadable = Problem("bad-request", "The request's body can't be read.", close=True)
             answer = self._refuse(unreadable, request, request_id)
@@ -131,7 +135,7 @@ class Dispatcher:
             answer = self._refuse(_fault(request, request_id), request, request_id)
         finally:
             if visit is not None:
-                visit.end(is_done)
+                visit.end(is_done, is_late)
             self._over()
         if not request.content.is_eof():  # an unread body must not be taken for the next request
             answer.keep_alive = False
@@ -259,7 +263,8 @@ class _Straight:
             return  # a fault came behind the answer; it is in the log
         dispatcher, admission = self._dispatcher, self._admission
         if admission is not None:
-            admission.end(dispatcher._clock() - self.started_s, answer.status < 500)
+            took_s = dispatcher._clock() - self.started_s
+            admission.end(took_s, answer.status < 500, answer.status == TIME_IS_UP)
         dispatcher._over()
         dispatcher._complete(answer, self._head, self._request_id, self.started_s)
         on_answer(answer)

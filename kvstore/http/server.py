@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections.abc import Callable, Iterator, Mapping
+from math import inf
 
 import structlog
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
+from cluster.levels import Level
 from kvstore.config import Address, NodeConfig
 from kvstore.http.backend import Backend, ClusterView, LockBackend
 from kvstore.http.connection import Listener
@@ -16,6 +18,7 @@ from kvstore.http.dispatch import Dispatcher
 from kvstore.http.incoming.body import Bodies
 from kvstore.http.incoming.guard import Guard, host_name
 from kvstore.http.incoming.parameters import parameter_set
+from kvstore.http.outgoing.problems import Problem
 from kvstore.http.outgoing.receipts import receipt_of_refusal
 from kvstore.http.pressure.door import Door
 from kvstore.http.pressure.loop_lag import LoopLag
@@ -73,7 +76,8 @@ class HttpServer:
         self._connections_max = connections_max(config.connections_max)
         self._waiters = Waiters(waiters_max(self._connections_max))
         self._lag = LoopLag()
-        self._door = Door(config.requests_in_flight_max, self._bodies, lambda: self._lag.lag_s)
+        self._parameters = parameter_set(config.consistency)
+        self._door = Door(config.requests_in_flight_max, self._bodies, lambda: self._lag.lag_s, self._strong_timeout_s)
         self._waiters.admission = self._door.locks
         self._punctual = PunctualBackend(backend, self._door.reads, self._door.writes)
         self._service = Service(
@@ -83,7 +87,7 @@ class HttpServer:
             self._bodies,
             self._waiters,
             metrics,
-            parameter_set(config.consistency),
+            self._parameters,
             config.value_bytes_max,
             wall_ms,
         )
@@ -175,6 +179,14 @@ class HttpServer:
             "kvstore_http_connections_refused", "HTTP connections closed to make room", lambda: listener.refused
         )
 
+    def _strong_timeout_s(self, method: str, query: str) -> float:
+        parameters = self._parameters.put if method == "PUT" else self._parameters.read
+        try:
+            choice = parameters.parse(query, self._view.n)
+        except Problem:  # which its handler tells
+            return inf
+        return choice.timeout_s if choice.level is Level.STRONG else inf
+
     def _limits(self) -> Mapping[tuple[str, ...], float]:
         most = self._config.requests_in_flight_max
         return {(kind,): min(admission.limit, most) for kind, admission in self._door.kinds.items()}
@@ -187,6 +199,6 @@ class HttpServer:
         return {
             ("slow",): self._door.refused_slow,
             ("full",): self._door.refused_full,
-            ("deadline",): self._punctual.refused,
+            ("deadline",): self._door.refused_late + self._punctual.refused,
             ("bodies",): self._bodies.refused,
         }

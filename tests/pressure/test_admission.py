@@ -142,6 +142,29 @@ def test_who_can_not_make_it_is_told_so(timeout_s: float, can_make: bool) -> Non
     assert under_load(0.1, 20).can_make(timeout_s) is can_make
 
 
+def test_those_that_came_too_late_are_no_sign_that_there_is_time_enough() -> None:
+    """Half of them did not make it: the other half, which did, must not be all that counts."""
+    admission = Admission()
+    admission.look(5.0)
+    for took_s, is_late in ((0.09, False), (0.1, True)) * 50:
+        admission.begin()
+        admission.end(took_s, not is_late, is_late)
+    admission.look(5.0 + WINDOW_S)
+    assert admission.expected_s() == pytest.approx(0.095)
+    assert not admission.can_make(0.1)
+
+
+def test_what_hung_until_its_time_was_up_is_no_standing_queue() -> None:
+    admission = Admission()
+    for window in range(100):
+        assert not admission.is_full(5.0 + window * WINDOW_S)
+        for took_s, is_late in ((0.01, False), (5.0, True)):
+            admission.begin()
+            admission.end(took_s, not is_late, is_late)
+    assert not admission.is_short
+    assert admission.expected_s() < TARGET_S
+
+
 def test_the_more_there_are_the_longer_it_will_take() -> None:
     admission = under_load(0.1, 200)
     assert admission.expected_s() == pytest.approx(0.1)

@@ -5,6 +5,7 @@ long for one is short for another: a page of a thousand keys, a batch, a read of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import inf
 
 from cluster.pressure.admission import Admission
 from kvstore.http.incoming.body import Bodies
@@ -17,8 +18,15 @@ KEYS, PAGES, BATCHES, LOCKS = "/v1/kv/", "/v1/kv", "/v1/batch", ("/v1/locks", "/
 class Door:
     """The admissions, by what is asked for."""
 
-    def __init__(self, in_flight_max: int, bodies: Bodies, lag_s: Callable[[], float]) -> None:
-        self._in_flight_max = in_flight_max
+    def __init__(
+        self,
+        in_flight_max: int,
+        bodies: Bodies,
+        lag_s: Callable[[], float],
+        timeout_of: Callable[[str, str], float] = lambda method, query: inf,
+    ) -> None:
+        """timeout_of(method, query): how long a request for a key tries, if it is a strong one; else without end."""
+        self._in_flight_max, self._timeout_of = in_flight_max, timeout_of
         self.reads = Admission(lag_s=lag_s)
         self.writes = Admission(lag_s=lag_s, bytes_in_flight=lambda: bodies.bytes_in_flight + bodies.bytes_to_come)
         self.locks = Admission(lag_s=lag_s)
@@ -34,8 +42,8 @@ class Door:
             "page": self.pages,
             "batch": self.batches,
         }
-        self.refused_full = self.refused_slow = 0
-        """For want of any place; because those of their kind take too long already."""
+        self.refused_full = self.refused_slow = self.refused_late = 0
+        """For want of any place; because those of their kind take too long; because they would come too late."""
 
     def admission_of(self, method: str, path: str) -> Admission | None:
         """That of the request; None of what is not held up: what gives a lock back, pages about the node."""
@@ -57,6 +65,17 @@ class Door:
             return False
         return True
 
+    def is_in_time(self, admission: Admission, method: str, query: str) -> bool:
+        """Whether the request for a key is likely to make the timeout that it names.
+
+        The same is asked of all strong requests once they are understood (punctual.py). But where all name a short
+        one, refusing them has to be cheap.
+        """
+        if "timeout=" not in query or admission.can_make(self._timeout_of(method, query)):
+            return True
+        self.refused_late += 1
+        return False
+
 
 class Visit:
     """One request among those of its kind: from when all of it is here, for a slow client is nobody's load."""
@@ -72,7 +91,7 @@ class Visit:
         self._began_s = self._clock()
         self._admission.begin()
 
-    def end(self, is_done: bool) -> None:
+    def end(self, is_done: bool, is_late: bool) -> None:
         """It is over; see Admission.end."""
         if self._began_s is not None:
-            self._admission.end(self._clock() - self._began_s, is_done)
+            self._admission.end(self._clock() - self._began_s, is_done, is_late)
