@@ -108,8 +108,7 @@ class Admission:
 
     def is_full(self, now_s: float) -> bool:
         """Whether one more had better not begin."""
-        if now_s >= self._ends_s:
-            self._close(now_s)
+        self.look(now_s)
         return self.in_flight >= self.limit
 
     def begin(self) -> None:

@@ -15,7 +15,7 @@ import structlog
 
 from cluster.ballot_clock import BallotClock
 from cluster.membership.fitness import Fitness
-from cluster.protocol.acceptor import PROMISED_NEXT, Acceptor, Decision
+from cluster.protocol.acceptor import Acceptor, Decision
 from cluster.protocol.messages import (
     UNSEEN,
     Accept,
@@ -128,7 +128,7 @@ class Replica:
                 left.append(place)
                 continue
             reply = self._decide(accept, entry)
-            if reply is PROMISED_NEXT or type(reply) is Accepted:
+            if type(reply) is Accepted:
                 last = max(last, entry.ticket)
                 if not reply.promised_next:
                     unpromised.append(place)
@@ -194,17 +194,12 @@ class Replica:
             self._purging.get(self._trees.partition_of(key), set()).add(key)
         state = decision.state
         ticket = self._commits.put(key, state)
+        digest = None if entry is None else entry.digest
+        if state.record is not before:
+            digest = self._exchange(key, entry, before, state.record)
         if entry is None:
-            if state.record is not before:
-                self._exchange(key, before, state.record)
             self._cache.put(key, state, ticket)
         else:
-            digest = entry.digest
-            if state.record is not before:
-                was = digest_of_record(key, before) if digest is None else digest
-                digest = digest_of_record(key, state.record)
-                if digest != was:
-                    self._commits.set_leaf(*self._trees.exchange(entry.place, was, digest))
             self._cache.replace(key, entry, state, ticket, digest)
         if self._cache.is_too_large:
             self._cache.shrink(self._commits.committed)
@@ -213,11 +208,19 @@ class Replica:
             self._commits.when(ticket, partial(self._on_kept_aside, key, decision.displaced))
         return ticket
 
-    def _exchange(self, key: bytes, before: Record | None, after: Record | None) -> None:
-        """The hash tree follows the record: its ballot, and its fences, which may change under the same ballot."""
-        was, digest = digest_of_record(key, before), digest_of_record(key, after)
-        if was != digest:
-            self._commits.set_leaf(*self._trees.exchange(hash_of(key), was, digest))
+    def _exchange(self, key: bytes, entry: Entry | None, before: Record | None, after: Record | None) -> int:
+        """The hash tree follows the record: its ballot, and its fences, which may change under the same ballot.
+
+        The digest of what it is now. entry: as in _write; it knows what else is worked out.
+        """
+        was = None if entry is None else entry.digest
+        if was is None:
+            was = digest_of_record(key, before)
+        digest = digest_of_record(key, after)
+        if digest != was:
+            place = hash_of(key) if entry is None else entry.place
+            self._commits.set_leaf(*self._trees.exchange(place, was, digest))
+        return digest
 
     def _reply(self, ticket: int, respond: Respond, token: int, reply: Reply) -> None:
         if ticket <= self._commits.committed:
@@ -318,7 +321,7 @@ class Replica:
                 self._cache.remove(key)
                 self._commits.drop(key)
                 if state.record is not None:
-                    self._exchange(key, state.record, None)
+                    self._exchange(key, None, state.record, None)
 
     def exclude(self, key: bytes, reason: str) -> None:
         """From now on this replica takes no part for the key: what it holds of it is damaged."""
@@ -412,7 +415,7 @@ class Replica:
         absent = self._marks.put_on(key, _NOTHING)
         self._cache.put(key, absent, self._commits.drop(key))
         if found.record is not None:
-            self._exchange(key, found.record, None)
+            self._exchange(key, None, found.record, None)
         return absent
 
     def _forget_absent(self, states: Mapping[bytes, ReplicaState]) -> None:

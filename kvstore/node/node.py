@@ -77,10 +77,14 @@ class Node:
         self._clock = _clock()
         self._random = Random()
         self._tasks = Tasks()
-        self._engine = SqliteEngine(config.data)
-        self._commits = GroupCommit(self._engine, self._commit_failed)
+        self._use_folder()
         self._is_draining = False
         self.metrics = Metrics()
+
+    def _use_folder(self) -> None:
+        """Whoever of the two writes when it fails, the process ends."""
+        self._engine = SqliteEngine(self._config.data, on_failure=self._commit_failed)
+        self._commits = GroupCommit(self._engine, self._commit_failed)
 
     async def start(self) -> None:
         """Opens the folder, meets the peers, serves. Raises StorageError or OSError, after which stop() cleans up.
@@ -200,8 +204,7 @@ class Node:
         aside = SqliteEngine.set_aside(self._config.data)
         reason = f"its database was damaged, and is set aside as {aside.name}: {damage}"
         log.error("the database is damaged; it is set aside, and all is learned anew from the others", reason=reason)
-        self._engine = SqliteEngine(self._config.data)
-        self._commits = GroupCommit(self._engine, self._commit_failed)
+        self._use_folder()
         await self._engine.open()
         # At once: a folder that looks merely new would count as that of a new cluster where all are damaged.
         await self._engine.write(Batch(facts={RECOVERY: reason.encode()}))

@@ -49,7 +49,17 @@ own cache lies below; a million small records need no more than this to write.""
 class SqliteEngine:
     """An Engine over one folder on a local disk, which it makes if need be."""
 
-    def __init__(self, folder: Path, *, page_cache_bytes_max: int = PAGE_CACHE_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        page_cache_bytes_max: int = PAGE_CACHE_BYTES_MAX,
+        on_failure: Callable[[BaseException], None] = lambda failure: None,
+    ) -> None:
+        """on_failure: told when a transaction of the engine's own failed, the rows of its journal; whoever called
+        write() is told by that. After either nothing is written any more.
+        """
+        self._on_failure = on_failure
         self._folder = DataFolder(folder)
         self._writer = Writer(self._folder, page_cache_bytes_max // 2)
         self._reader_cache_bytes = page_cache_bytes_max // 2
@@ -154,7 +164,14 @@ class SqliteEngine:
 
     async def fold(self) -> None:
         """Writes the rows of all that is journalled by now, for those who look at the table. Raises like write()."""
-        await self._fold(self.write)
+        await self._fold(self._write_rows)
+
+    async def _write_rows(self, batch: Batch) -> None:
+        try:
+            await self.write(batch)
+        except CommitFailed as failure:
+            self._on_failure(failure)
+            raise
 
     async def _fold(self, write: Callable[[Batch], Awaitable[None]]) -> None:
         for _ in range(2):  # what is being folded, and what has come since that began
@@ -269,7 +286,7 @@ class SqliteEngine:
     async def _fold_quietly(self) -> None:
         """Transactions that are written anyway take the rows along; where none come, it makes some of its own.
 
-        What goes wrong is told to whoever writes next, or reads; a full disk leaves the journal as it is.
+        A full disk leaves the journal as it is.
         """
         self._journal.fold()
         with contextlib.suppress(StorageError):
@@ -277,7 +294,7 @@ class SqliteEngine:
                 before = self._commit_sequence
                 await asyncio.sleep(IDLE_S)
                 if self._commit_sequence == before:
-                    await self.write(Batch())
+                    await self._write_rows(Batch())
 
     def _mended(self, work: Future[int]) -> None:
         self._note_failure(work)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage import SqliteEngine
-from storage.engine import Batch, FolderDamaged, FolderUnusable
+from storage.engine import Batch, CommitFailed, FolderDamaged, FolderUnusable
 from storage.record import Record, ReplicaState
 from storage.sqlite import leaf_sums, schema, state_journal
 from storage.sqlite.state_journal import ROWS_MIN, VALUE_BYTES_MAX, Plan, StateJournal, decode_entry
@@ -206,6 +206,28 @@ async def test_the_sums_of_the_leaves_are_found_whichever_journal_has_them(
     engine = await opened(folder)
     assert not engine.leaves_are_lost
     assert dict(engine.leaves) == sums
+    await engine.close()
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+async def test_rows_that_cant_be_written_are_a_failed_commit_though_nobody_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_asked: bool
+) -> None:
+    told: list[BaseException] = []
+    monkeypatch.setattr("storage.sqlite.engine.FOLD_AFTER_S", 1e6 if is_asked else 0.01)
+    engine = SqliteEngine(tmp_path, on_failure=told.append)
+    await engine.open()
+    await engine.write(Batch(MANY))
+    (tmp_path / "kvstore.db-wal").unlink()  # what the writer looks at after each commit
+    if is_asked:
+        with pytest.raises(CommitFailed):
+            await engine.rows(0, 1 << 32, None, 1)
+    async with asyncio.timeout(20):
+        while not told:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    assert isinstance(told[0], CommitFailed)
+    with pytest.raises(CommitFailed):
+        await engine.load(list(MANY))
     await engine.close()
 
 
