@@ -23,6 +23,9 @@ FRAME_BYTES_SOFT = 4 * 1024 * 1024
 GREETING_BYTES_MAX = 4096
 """Before the handshake is over nobody may send more: noise and strangers cost nothing."""
 LENGTH_BYTES = 4
+UNSENT_BYTES_MAX = 64 * 1024 * 1024
+"""What may wait for the socket. A peer that has more to read counts as one that can't be reached; at the usual limit of
+64 KiB every large value made it one for a moment, and its write went to a second proposer."""
 
 Message = TypeVar("Message")
 
@@ -67,6 +70,7 @@ class FramedConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is open; nobody is known yet."""
         self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(UNSENT_BYTES_MAX)
 
     def pause_writing(self) -> None:
         """The socket's buffer is full."""

@@ -13,6 +13,9 @@ from typing import Generic, TypeVar
 
 QUEUE_MAX = 1_000
 """Changes that wait for one key. At some hundred a second and key the last would wait longer than any timeout."""
+QUEUE_MIN = 32
+"""So many may wait in any case, if they make their deadlines: where turns are slow, for values are large, few clients
+are a long line."""
 SHORT_S = 0.3
 """A line that takes no longer is short. 96 clients that write one key make 0.1 to 0.2 s."""
 LONG_S = 0.5
@@ -40,7 +43,7 @@ class KeyLine(Generic[Waiting]):
         wait_s = (count + 1) * self._turn_s
         if wait_s <= SHORT_S / 2:  # not at SHORT_S itself, where a line is that others are kept out of
             self._short_s = now_s
-        is_long = wait_s > SHORT_S and now_s - self._short_s > LONG_S
+        is_long = count >= QUEUE_MIN and wait_s > SHORT_S and now_s - self._short_s > LONG_S
         if count >= QUEUE_MAX or is_long or now_s + wait_s > deadline_s:
             return max(wait_s, SHORT_S / QUEUE_MAX)
         return 0.0

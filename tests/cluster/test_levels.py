@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 from typing import TypeVar
 
@@ -35,6 +37,13 @@ def crowd(cluster: ClusterHarness, count: int, work: Callable[[int, Client], T])
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(run, range(count)))
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="a policy of Linux")
+def test_nodes_don_t_take_the_processor_from_each_other_for_every_message(cluster3: ClusterHarness) -> None:
+    for name in cluster3.names:
+        threads = [int(thread.name) for thread in Path(f"/proc/{cluster3.pid(name)}/task").iterdir()]
+        assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_BATCH}
 
 
 @pytest.mark.parametrize("keys", [1, 3])

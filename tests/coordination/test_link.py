@@ -317,6 +317,18 @@ def _note(answers: dict[int, Answer], number: int, _: int, answer: Answer) -> No
     answers[number] = answer
 
 
+async def test_a_peer_with_large_values_on_their_way_is_asked_for_more(ends: Ends) -> None:
+    """It was taken for one that can't be reached as soon as a value was larger than the socket's buffer."""
+    dialler = await ends.connect()
+    answers: list[Answer] = []
+    for number in range(1, 13):
+        large = Accept(b"%d" % number, Record(number, number, False, bytes(1 << 20)), 0)
+        dialler.send(large, lambda _, answer: answers.append(answer))
+        await asyncio.sleep(0)  # each leaves in a turn of its own
+    await until(lambda: len(ends.requests) == 12)
+    assert answers == []
+
+
 async def test_what_was_in_flight_is_told_lost_and_sent_and_the_next_unsent(ends: Ends) -> None:
     """Nobody knows of the first; the second surely had no effect."""
     dialler = await ends.connect()

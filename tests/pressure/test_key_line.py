@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cluster.pressure import key_line
-from cluster.pressure.key_line import LONG_S, QUEUE_MAX, SHORT_S, KeyLine
+from cluster.pressure.key_line import LONG_S, QUEUE_MAX, QUEUE_MIN, SHORT_S, KeyLine
 
 FAR_S = 1_000.0
 
@@ -34,14 +34,14 @@ def test_who_would_wait_past_his_deadline_need_not_begin_to(timeout_s: float, ma
 
 
 def test_a_line_may_be_long_for_a_while_and_is_kept_short_from_then_on() -> None:
-    line = line_of_turns(0.01, waiting=10)
+    line = line_of_turns(0.005, waiting=10)
     assert line.too_long_s(10.0, FAR_S) == 0
     line.waiting.extend(range(100))
     assert line.too_long_s(10.0 + LONG_S, FAR_S) == 0
-    assert line.too_long_s(10.01 + LONG_S, FAR_S) == pytest.approx(111 * 0.01)
+    assert line.too_long_s(10.01 + LONG_S, FAR_S) == pytest.approx(111 * 0.005)
     while line.too_long_s(10.02 + LONG_S, FAR_S):
         line.waiting.popleft()
-    assert len(line.waiting) == pytest.approx(SHORT_S / 0.01, abs=2)
+    assert len(line.waiting) == pytest.approx(SHORT_S / 0.005, abs=2)
     line.waiting.extend((0, 0))
     assert line.too_long_s(10.1 + LONG_S, FAR_S) > 0, "it is kept short, not let grow for a while again and again"
 
@@ -54,6 +54,16 @@ def test_a_line_that_was_short_may_be_long_again() -> None:
         assert line.too_long_s(began_s + LONG_S, FAR_S) == 0
         assert line.too_long_s(began_s + LONG_S + 0.1, FAR_S) > 0
         line.waiting.clear()
+
+
+def test_a_few_may_wait_however_slow_the_turns_are() -> None:
+    """As those of large values are; but nobody waits past his deadline."""
+    line = line_of_turns(1.0, waiting=QUEUE_MIN - 1)
+    line.too_long_s(0.0, FAR_S)
+    assert line.too_long_s(10.0 + 2 * LONG_S, FAR_S) == 0
+    assert line.too_long_s(10.0 + 2 * LONG_S, 15.0) > 0
+    line.waiting.append(0)
+    assert line.too_long_s(10.0 + 2 * LONG_S, FAR_S) > 0
 
 
 def test_one_slow_turn_is_forgotten() -> None:
