@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 KEYS, LOCKS, VOTES, ELECTIONS = "/v1/kv/", "/v1/locks/", "/v1/votes/", "/v1/elections/"
 """What stands before a key or a name."""
-CLUSTER = "/v1/cluster"
+LISTING, HELD_LOCKS, BATCH, CLUSTER = "/v1/kv", "/v1/locks", "/v1/batch", "/v1/cluster"
 
 
 def key_path(key: str | bytes) -> str:

@@ -23,14 +23,15 @@ from kvstore.http.outgoing.answer import Answer, http_date
 from kvstore.http.outgoing.problems import Problem, render
 from kvstore.http.pressure.door import Door, Visit
 from kvstore.http.pressure.refusals import Refusals
-from kvstore.http.routes.table import KEYS, Routes
+from kvstore.http.routes.table import Routes
 from kvstore.http.waiters import Waiters
 from kvstore.logs import escape_key
 from kvstore.metrics import Metrics
+from kvstore.paths import BATCH, KEYS, LISTING
 
 REQUEST_ID = istr("X-Request-Id")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}", re.ASCII)
-RECEIPTED = ("/v1/kv", "/v1/batch")
+RECEIPTED = (LISTING, BATCH)
 """Paths whose answers have a KV-Receipt, errors too."""
 TIME_IS_UP = 504
 """The status of what was not done by its deadline."""

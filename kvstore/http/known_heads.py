@@ -17,6 +17,7 @@ from multidict import CIMultiDictProxy
 
 from kvstore.http.head import StraightHead
 from kvstore.http.incoming.body import WholeBody
+from kvstore.paths import KEYS
 
 HEADS_MAX = 512
 HEAD_BYTES_MAX = 1_024
@@ -24,7 +25,9 @@ HEAD_BYTES_MAX = 1_024
 PARSED_MAX = 64
 """What is remembered with one head, by route and query."""
 _BLANK_LINE = b"\r\n\r\n"
-_KEY_LINE = re.compile(rb"(GET|HEAD|PUT) (/v1/kv/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]+) HTTP/1\.1")
+_KEY_LINE = re.compile(
+    rb"(GET|HEAD|PUT) (" + re.escape(KEYS.encode()) + rb"[A-Za-z0-9._~!$&'()*+,;=:@%/?-]+) HTTP/1\.1"
+)
 """The characters of RFC 3986, but for those that aiohttp's parser has a word to say about."""
 _ANY_LINE = re.compile(rb"(?:GET|HEAD|PUT|POST|DELETE) [!-~]+ HTTP/1\.1\r\n")
 _METHODS = {b"GET": "GET", b"HEAD": "HEAD", b"PUT": "PUT"}

@@ -48,7 +48,7 @@ from kvstore.client.values import (
 )
 from kvstore.errors import BadRequest, LockLost
 from kvstore.http_client import Answer, HttpClient
-from kvstore.paths import key_path
+from kvstore.paths import BATCH, HELD_LOCKS, LISTING, key_path
 
 LOCKS_PAGE = "1000"
 """The most that a node lists at once."""
@@ -162,7 +162,7 @@ class HttpStore:
             consistency=consistency,
             r=r,
         )
-        return await self._answered(Call(Kind.READ, "GET", "/v1/kv", query), timeout_s, page_of)
+        return await self._answered(Call(Kind.READ, "GET", LISTING, query), timeout_s, page_of)
 
     async def batch(
         self,
@@ -177,7 +177,7 @@ class HttpStore:
         only_reads = all(isinstance(operation, Get) for operation in operations)
         kind = Kind.REPEATABLE if only_reads else Kind.WRITE
         body = orjson.dumps({"operations": [operation_json(operation) for operation in operations]})
-        call = Call(kind, "POST", "/v1/batch", _query(consistency=consistency, r=r, w=w), _JSON, body)
+        call = Call(kind, "POST", BATCH, _query(consistency=consistency, r=r, w=w), _JSON, body)
         answer = await self._caller.send(call, self._deadline(timeout_s))
         return read(answer, lambda answer: _results_of(operations, answer), is_read=only_reads)
 
@@ -227,7 +227,7 @@ class HttpStore:
         after: str | None = None
         while True:
             query = _query(prefix=prefix or None, after=after, limit=LOCKS_PAGE)
-            infos, after = await self._answered(Call(Kind.READ, "GET", "/v1/locks", query), timeout_s, lock_infos_of)
+            infos, after = await self._answered(Call(Kind.READ, "GET", HELD_LOCKS, query), timeout_s, lock_infos_of)
             found += infos
             if after is None:
                 return found

@@ -9,10 +9,11 @@ from math import inf
 
 from cluster.pressure.admission import Admission
 from kvstore.http.incoming.body import Bodies
+from kvstore.paths import BATCH, ELECTIONS, HELD_LOCKS, KEYS, LISTING, VOTES
 
 LONG_TARGET_S = 1.0
 """The wait that is kept by pages and batches, which are up to a thousand operations each."""
-KEYS, PAGES, BATCHES, LOCKS = "/v1/kv/", "/v1/kv", "/v1/batch", ("/v1/locks", "/v1/votes", "/v1/elections")
+_LOCKS = (HELD_LOCKS, VOTES, ELECTIONS)
 
 
 class Door:
@@ -49,11 +50,11 @@ class Door:
         """That of the request; None of what is not held up: what gives a lock back, pages about the node."""
         if path.startswith(KEYS):
             return self.straight.get(method, self.writes)
-        if path == PAGES:
+        if path == LISTING:
             return self.pages
-        if path == BATCHES:
+        if path == BATCH:
             return self.batches
-        return self.locks if path.startswith(LOCKS) and method != "DELETE" else None
+        return self.locks if path.startswith(_LOCKS) and method != "DELETE" else None
 
     def may_enter(self, admission: Admission | None, at_work: int, now_s: float) -> bool:
         """Whether one more of the kind may begin; at_work: requests under way, with that one."""

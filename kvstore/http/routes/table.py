@@ -21,9 +21,7 @@ from kvstore.http.routes.locking.locks import Locks
 from kvstore.http.routes.locking.votes import Votes
 from kvstore.http.routes.openapi.document import OpenApi
 from kvstore.http.routes.service import Service
-
-KEYS = "/v1/kv/"
-"""What comes behind this is a key."""
+from kvstore.paths import BATCH, CLUSTER, ELECTIONS, HELD_LOCKS, KEYS, LISTING, LOCKS, VOTES
 
 NameHandler = Callable[[BaseRequest, str, str], Awaitable[Answer]]
 """Of the request, the key or name as it stands in the path, and the query."""
@@ -59,18 +57,18 @@ def routes(service: Service, health: Health) -> Routes:
     return Routes(
         named=(
             (KEYS, {"GET": kv.get, "HEAD": kv.get, "PUT": kv.put, "DELETE": kv.delete}),
-            ("/v1/locks/", _leased(locks.acquire, locks.renew, locks.release, locks.show)),
-            ("/v1/votes/", {"GET": votes.decision, "HEAD": votes.decision, "POST": votes.propose}),
-            ("/v1/elections/", _leased(elections.campaign, elections.renew, elections.resign, elections.show)),
+            (LOCKS, _leased(locks.acquire, locks.renew, locks.release, locks.show)),
+            (VOTES, {"GET": votes.decision, "HEAD": votes.decision, "POST": votes.propose}),
+            (ELECTIONS, _leased(elections.campaign, elections.renew, elections.resign, elections.show)),
         ),
         straight={"GET": kv.begin_get, "HEAD": kv.begin_get, "PUT": kv.begin_put},
         pages={
-            "/v1/kv": _readable(listing.get),
-            "/v1/locks": _readable(locks.list_held),
-            "/v1/batch": {"POST": Batch(service).post},
+            LISTING: _readable(listing.get),
+            HELD_LOCKS: _readable(locks.list_held),
+            BATCH: {"POST": Batch(service).post},
             "/v1/repair": {"POST": Convergence(service).repair},
-            "/v1/cluster": _readable(cluster.overview),
-            "/v1/cluster/partitions": _readable(cluster.placement),
+            CLUSTER: _readable(cluster.overview),
+            f"{CLUSTER}/partitions": _readable(cluster.placement),
             "/livez": _readable(health.live),
             "/readyz": _readable(health.ready),
             "/metrics": _readable(health.measure),
