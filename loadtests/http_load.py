@@ -15,8 +15,9 @@ from typing import cast
 
 import uvloop
 
-HEAD_END = b"\r\n\r\n"
-LENGTH = b"Content-Length: "
+from loadtests.latencies import Latencies
+from loadtests.wire import is_good, is_whole
+
 Addresses = list[tuple[str, int]]
 
 
@@ -25,19 +26,14 @@ class Result:
     """What one load came to."""
 
     seconds: float = 0.0
-    latencies_s: list[float] = field(default_factory=list)
+    latencies: Latencies = field(default_factory=Latencies)
     wrong: int = 0
     """Answers outside 2xx."""
 
     @property
     def rate(self) -> float:
         """Requests per second."""
-        return len(self.latencies_s) / self.seconds if self.seconds else 0.0
-
-    def percentile_ms(self, share: float) -> float:
-        """The latency that this share of the requests stayed below, in milliseconds."""
-        ordered = sorted(self.latencies_s)
-        return 1000 * ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else 0.0
+        return len(self.latencies) / self.seconds if self.seconds else 0.0
 
 
 class Connection(asyncio.Protocol):
@@ -56,15 +52,10 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """One answer at most is on its way."""
         self._buffer += data
-        end = self._buffer.find(HEAD_END)
-        if end < 0:
+        if not is_whole(self._buffer):
             return
-        at = self._buffer.find(LENGTH) + len(LENGTH)
-        length = int(self._buffer[at : self._buffer.index(b"\r", at)])
-        if len(self._buffer) < end + len(HEAD_END) + length:
-            return
-        self._result.latencies_s.append(time.perf_counter() - self._sent_s)
-        self._result.wrong += self._buffer[9:10] != b"2"
+        self._result.latencies.add(time.perf_counter() - self._sent_s)
+        self._result.wrong += not is_good(self._buffer)
         self._buffer = b""
         self._next()
 
@@ -118,8 +109,11 @@ def gets(query: str, keys: int) -> Callable[[], bytes]:
     return lambda: b"GET /v1/kv/key%09d?%s" % (random.randrange(keys), query.encode()) + tail
 
 
-def fill(keys: int, value_bytes: int) -> Callable[[], bytes]:
-    """PUTs of each key in turn."""
+def fill(addresses: Addresses, keys: int, value_bytes: int, connections: int) -> None:
+    """Writes every key once, at least."""
     count, value = iter(range(10**9)), b"x" * value_bytes
     tail = f" HTTP/1.1\r\nHost: localhost\r\nContent-Length: {value_bytes}\r\n\r\n".encode() + value
-    return lambda: b"PUT /v1/kv/key%09d" % (next(count) % keys) + tail
+    filled = 0
+    while filled < keys:
+        result = load(addresses, lambda: b"PUT /v1/kv/key%09d" % (next(count) % keys) + tail, connections, 1.0)
+        filled += len(result.latencies)

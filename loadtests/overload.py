@@ -1,7 +1,7 @@
 """`make overload`: what a cluster does with more than it can carry.
 
 Finds what a fresh three-node cluster can do (a closed loop), then offers a multiple of it for some seconds in an open
-loop (open_loop.py), ends the load, and sees how soon a plain strong put is quick again. Everything runs on this
+loop (impatient.py), ends the load, and sees how soon a plain strong put is quick again. Everything runs on this
 machine: nodes and client share its cores, so the client takes its share of what is left. `--json FILE` keeps the
 figures.
 """
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests.http_load import Addresses, Result, fill, load, puts
-from loadtests.open_loop import Make, OpenLoop, Tally, percentile_ms
+from loadtests.impatient import Impatient, Make, Tally
 from loadtests.side_by_side import addresses_of, dev_cluster
 
 KEYS = 10_000
@@ -138,7 +138,7 @@ def overload(
 
     async def run() -> Tally:
         watching = asyncio.get_running_loop().create_task(watch.run())
-        loop = OpenLoop(addresses, make, rate=rate, seconds=seconds, patience_s=patience_s)
+        loop = Impatient(addresses, make, rate=rate, seconds=seconds, patience_s=patience_s)
         await loop.open(CONNECTIONS)
         tally = await loop.run()
         watching.cancel()
@@ -182,9 +182,7 @@ def measure(addresses: Addresses, pids: list[int], options: argparse.Namespace) 
     """Every case asked for at every multiple."""
     query = f"timeout={options.timeout}" if options.timeout else ""
     figures: list[Figures] = []
-    filling, filled = fill(KEYS, options.value_bytes), 0
-    while filled < KEYS:
-        filled += len(load(addresses, filling, 96, 1.0).latencies_s)
+    fill(addresses, KEYS, options.value_bytes, 96)
     for case in options.cases.split(","):
         make, connections = cases(query, options.value_bytes)[case]
         load(addresses, make, connections[0], options.peak_seconds)  # to warm up: keys there, connections made
@@ -217,7 +215,7 @@ def _peak(addresses: Addresses, make: Callable[[], bytes], connections: tuple[in
 
 def _rate(result: Result) -> float:
     """Answers 2xx per second."""
-    return (len(result.latencies_s) - result.wrong) / result.seconds
+    return (len(result.latencies) - result.wrong) / result.seconds
 
 
 def _figures(case: str, peak: float, tally: Tally, watch: Watch, before_mib: float, recovered: float) -> Figures:
@@ -227,11 +225,11 @@ def _figures(case: str, peak: float, tally: Tally, watch: Watch, before_mib: flo
         offered_per_s=round(tally.offered / tally.seconds),
         goodput_per_s=round(tally.goodput),
         goodput_share=round(tally.goodput / peak, 2) if peak else 0.0,
-        p50_ms=round(percentile_ms(tally.in_time_s, 0.5), 1),
-        p99_ms=round(percentile_ms(tally.in_time_s, 0.99), 1),
-        refused_per_s=round(len(tally.refused_s) / tally.seconds),
-        refused_p50_ms=round(percentile_ms(tally.refused_s, 0.5), 1),
-        refused_p99_ms=round(percentile_ms(tally.refused_s, 0.99), 1),
+        p50_ms=round(tally.in_time.percentile_ms(0.5), 1),
+        p99_ms=round(tally.in_time.percentile_ms(0.99), 1),
+        refused_per_s=round(len(tally.refused) / tally.seconds),
+        refused_p50_ms=round(tally.refused.percentile_ms(0.5), 1),
+        refused_p99_ms=round(tally.refused.percentile_ms(0.99), 1),
         silent_per_s=round((tally.silent + tally.unsent) / tally.seconds),
         other=tally.other,
         rss_before_mib=round(before_mib),
@@ -239,7 +237,7 @@ def _figures(case: str, peak: float, tally: Tally, watch: Watch, before_mib: flo
         rss_after_mib=round(watch.rss_mib()),
         not_alive=watch.not_alive,
         recovered_s=round(recovered, 2),
-        client_behind_ms=round(percentile_ms(tally.behind_s, 0.99), 1),
+        client_behind_ms=round(tally.behind.percentile_ms(0.99), 1),
     )
 
 

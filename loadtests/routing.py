@@ -39,8 +39,9 @@ from kvstore.client.asynchronous import AsyncClient
 from kvstore.paths import CLUSTER
 from kvstore.routing.route import Route
 from kvstore.routing.table import Overview, RoutingTable, decode_overview
-from loadtests.http_load import HEAD_END, LENGTH, Result, fill, load
-from loadtests.side_by_side import dev_cluster
+from loadtests.http_load import Result, fill
+from loadtests.side_by_side import addresses_of, dev_cluster
+from loadtests.wire import is_good, is_whole
 
 WARM_UP_S = 0.5
 """Enough to learn the topology."""
@@ -112,7 +113,7 @@ class Bench:
                     await call(client, key)
                 except kvstore.KvstoreError:
                     result.wrong += 1
-                result.latencies_s.append(time.perf_counter() - began_s)
+                result.latencies.add(time.perf_counter() - began_s)
 
         await asyncio.gather(*(work(number) for number in range(self.connections)))
         return result
@@ -137,7 +138,7 @@ class Bench:
                     best = table.endpoint_for(Route(key.encode(), case == "strong put")) if routing else None  # noqa: B023
                     wire = wires[number][self.urls.index(best or own)]
                     result.wrong += not await wire.ask(_request(verb, level, key))  # noqa: B023
-                    result.latencies_s.append(time.perf_counter() - began_s)  # noqa: B023
+                    result.latencies.add(time.perf_counter() - began_s)  # noqa: B023
 
             with self._spent() as spent:
                 await asyncio.gather(*(work(number) for number in range(self.connections)))
@@ -197,8 +198,8 @@ class Pairs:
 
     def add(self, routing: bool, result: Result, spent: Spent) -> None:
         """Another round."""
-        count = max(len(result.latencies_s), 1)
-        p50_ms, p99_ms = result.percentile_ms(0.5), result.percentile_ms(0.99)
+        count = max(len(result.latencies), 1)
+        p50_ms, p99_ms = result.latencies.percentile_ms(0.5), result.latencies.percentile_ms(0.99)
         spent_us = (1e6 * spent.nodes_s / count, 1e6 * spent.client_s / count)
         figures = Figures(result.rate, p50_ms, p99_ms, *spent_us, result.wrong)
         self._rounds[routing].append(figures)
@@ -240,12 +241,8 @@ class _Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        end = self._buffer.find(HEAD_END)
-        if end < 0:
-            return
-        at = self._buffer.find(LENGTH) + len(LENGTH)
-        if len(self._buffer) >= end + len(HEAD_END) + int(self._buffer[at : self._buffer.index(b"\r", at)]):
-            is_fine, self._buffer = self._buffer[9:10] == b"2", b""
+        if is_whole(self._buffer):
+            is_fine, self._buffer = is_good(self._buffer), b""
             self._answered.set_result(is_fine)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -282,10 +279,8 @@ def main() -> None:
             bench = Bench(
                 urls, [node["pid"] for node in told], keys, options.connections, options.seconds, options.rounds
             )
-            addresses = [(urlsplit(url).hostname or "", urlsplit(url).port or 0) for url in urls]
-            filling, filled = fill(options.keys, len(VALUE)), 0
-            while filled < options.keys:
-                filled += len(load(addresses, filling, options.connections, 1.0).latencies_s)
+            addresses = addresses_of(told)
+            fill(addresses, options.keys, len(VALUE), options.connections)
             cases = [one for one in _cases(options.only) if options.by in (None, one[0])]
             results: dict[tuple[str, str], Pairs] = {}
             for by, case in track(cases, f"{nodes} nodes", console=Console(stderr=True)):

@@ -100,9 +100,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with cluster(options.base_port) as nodes, bare_route(options.base_port + 50) as bare:
-        filling, filled = fill(options.keys, options.value_bytes), 0
-        while filled < options.keys:
-            filled += len(load(nodes, filling, options.connections, 1.0).latencies_s)
+        fill(nodes, options.keys, options.value_bytes, options.connections)
         cases = _cases(nodes, bare, options.keys, options.value_bytes)
         results: dict[str, list[Result]] = {name: [] for name in cases}
         for _ in track(range(options.rounds), "measuring", console=Console(stderr=True)):
@@ -131,9 +129,9 @@ def _figures(rounds: list[Result]) -> dict[str, float]:
     middle = sorted(rounds, key=lambda result: result.rate)[len(rounds) // 2]
     return {
         "per_s": round(middle.rate),
-        "p50_ms": round(middle.percentile_ms(0.5), 1),
-        "p99_ms": round(middle.percentile_ms(0.99), 1),
-        "p99.9_ms": round(middle.percentile_ms(0.999), 1),
+        "p50_ms": round(middle.latencies.percentile_ms(0.5), 1),
+        "p99_ms": round(middle.latencies.percentile_ms(0.99), 1),
+        "p99.9_ms": round(middle.latencies.percentile_ms(0.999), 1),
         "not_2xx": sum(result.wrong for result in rounds),
     }
 

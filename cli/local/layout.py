@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.errors import CommandFailed, ExitCode
+from kvstore.free_ports import is_free
 from kvstore.node_process import NodePlan
 
 HOST = "127.0.0.1"
@@ -119,17 +119,7 @@ def remember_layout(folder: Path, layout: Layout) -> None:
 
 def busy_ports(layout: Layout) -> list[int]:
     """Those of the cluster's ports that something listens on already."""
-    return [port for port in layout.ports() if not _is_free(port)]
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the nodes do
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
+    return [port for port in layout.ports() if not is_free(HOST, port)]
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 import tempfile
 from pathlib import Path
 from typing import IO
+
+from kvstore.free_ports import is_free
 
 BLOCK = 200
 """Room for HTTP ports at the start of the block and peer ports a hundred above."""
@@ -40,17 +41,7 @@ def _claim() -> tuple[IO[bytes], int]:
         except BlockingIOError:
             lock.close()
             continue
-        if all(_is_free(port) for first in (base, base + BLOCK // 2) for port in range(first, first + 8)):
+        if all(is_free("127.0.0.1", port) for first in (base, base + BLOCK // 2) for port in range(first, first + 8)):
             return lock, base
         lock.close()
     raise RuntimeError("no block of ports is free")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

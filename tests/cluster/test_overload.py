@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.open_loop import OpenLoop, Tally
+from loadtests.impatient import Impatient, Tally
 from tests.cluster.client import Client
 from tests.cluster.harness import ClusterHarness, wait_until
 
@@ -44,7 +44,7 @@ def storm(cluster: ClusterHarness, told: dict[int, int], pages: dict[str, list[i
 
     async def run() -> Tally:
         hosts = [cluster.http_address(name).rpartition(":") for name in cluster.names]
-        load = OpenLoop(
+        load = Impatient(
             [(host, int(port)) for host, _, port in hosts],
             put,
             rate=2 * WRITES,
@@ -84,8 +84,8 @@ def test_what_was_refused_is_absent_what_was_acknowledged_is_there_and_the_clust
     tally = storm(small, told, pages)
 
     assert tally.offered == len(told) == WRITES
-    assert len(tally.refused_s) > 0, "nobody was told to come back"
-    assert len(tally.in_time_s) > 0, "nothing was done meanwhile"
+    assert len(tally.refused) > 0, "nobody was told to come back"
+    assert len(tally.in_time) > 0, "nothing was done meanwhile"
     assert all(status == 200 for seen in pages.values() for status in seen), pages
     client = Client(small.http_address("n1"))
     wait_until(lambda: client.call("PUT", "/v1/kv/after", b"x").status == 200, "a write to be taken again")

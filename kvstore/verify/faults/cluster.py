@@ -20,6 +20,7 @@ from typing import Any
 
 from kvstore.addresses import Address
 from kvstore.client_errors import ClientError
+from kvstore.free_ports import is_free
 from kvstore.http_client import HttpClient
 from kvstore.node_process import NodePlan, NodeProcess
 from kvstore.verify.faults.links import Links, Post
@@ -237,20 +238,10 @@ def free_ports(nodes: int, dice: random.Random) -> tuple[int, socket.socket]:
             claim = socket.create_server((HOST, base + CLAIM))
         except OSError:
             continue
-        if all(_is_free(base + offset) for offset in offsets):
+        if all(is_free(HOST, base + offset) for offset in offsets):
             return base, claim
         claim.close()
     raise ClusterFailed(f"no free ports were found from {BASES.start} to {BASES.stop}")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
 
 
 async def until(condition: Callable[[], Any], within_s: float) -> bool:

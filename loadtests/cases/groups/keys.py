@@ -16,13 +16,13 @@ from matplotlib.figure import Figure as Canvas
 
 from loadtests.cases.bench import BOTH, Bench, Closed, Settings
 from loadtests.cases.groups.group import CaseGroup, Plot
-from loadtests.cases.load.arrivals import Latencies
 from loadtests.cases.load.filling import Filled, fill, thinned
 from loadtests.cases.report.charts import line_legend, lines
 from loadtests.cases.report.style import COLOURS, linear_y, log_bytes_y, places_x, short, size_text
 from loadtests.cases.report.words import change, number, sentence
 from loadtests.cases.results import ETCD, KVSTORE, Figure, Filling, Footprint, Group, Round
 from loadtests.cases.sides.side import Side, addresses, disk_bytes, memory_bytes
+from loadtests.latencies import Latencies
 
 COLD_PUT, WARM_PUT, GET = "put, first ever", "put, key is there", "get"
 FILL = "first writes, in batches of 100"

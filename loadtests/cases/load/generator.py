@@ -15,13 +15,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from random import Random
 
 import msgspec
 from msgspec import Struct
 
-from loadtests.cases.load.answers import is_good, is_whole
 from loadtests.cases.load.arrivals import OpenLoop
 from loadtests.cases.load.work import Operation, random_requests
+from loadtests.wire import is_good, is_whole
 
 WARM_UP_S = 0.3
 """Between the connections' making and the first request."""
@@ -131,10 +132,11 @@ class _Connection:
 class _Generator:
     def __init__(self, order: Order) -> None:
         self._order = order
+        self._random = Random(1)
         self._make: Callable[[], bytes] = random_requests(order.side, order.operation, order.keys, order.value_bytes)
         self._poll = select.epoll()
         self._by_number: dict[int, _Connection] = {}
-        self._free: deque[_Connection] = deque()
+        self._free: list[_Connection] = []
         self._sent: deque[tuple[float, _Connection]] = deque()
         """In the order of sending, with the second; those that are answered meanwhile stay until their turn."""
         self._events: list[Event] = []
@@ -183,10 +185,16 @@ class _Generator:
 
     def _send(self, now_s: float) -> None:
         while self._free and (intended_s := self._loop.take()) is not None:
-            connection = self._free.popleft()
+            connection = self._a_free_one()
             connection.send(self._make(), intended_s, now_s)
             if self._order.timeout_s is not None:
                 self._sent.append((now_s, connection))
+
+    def _a_free_one(self) -> _Connection:
+        """By chance: in turn, those that a death brought together would stay together, as if they were one client."""
+        place = self._random.randrange(len(self._free))
+        self._free[place], self._free[-1] = self._free[-1], self._free[place]
+        return self._free.pop()
 
     def _first_timeout_s(self) -> float | None:
         timeout_s = self._order.timeout_s

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from random import Random
 
-from loadtests.cases.load.arrivals import Latencies
 from loadtests.cases.load.work import Operation, batch_of, key_text, random_requests
 from loadtests.cases.results import KVSTORE, Round
 from loadtests.cases.sides.side import Member, addresses
@@ -27,9 +26,7 @@ def closed_loop(
     """What wrk.closed_loop() does of those scripts that need no answers' contents. Raises NotWithout."""
     make, used_s = _requests(script, settings), time.process_time()
     result = load(addresses(members), make, connections, seconds)
-    latencies = Latencies()
-    for one in result.latencies_s:
-        latencies.add(one)
+    latencies = result.latencies
     return Round(
         requests=len(latencies),
         seconds=seconds,

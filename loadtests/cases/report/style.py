@@ -95,11 +95,11 @@ def log_y(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: short(number)))
     low, high = axes.get_ylim()
-    is_wide = high / low > 20  # then decades are labels enough
+    is_wide = high / low > 200  # then decades are labels enough
     if is_wide:
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5) if high / low > 10 else (2, 3, 4, 5, 7)))
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda number, _: short(number)))
     axes.grid(True, which="major" if is_wide else "both", axis="y")
 

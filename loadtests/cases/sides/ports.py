@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-import socket
+
+from kvstore.free_ports import is_free
 
 BASES = range(8_000, 10_000, 200)
 """Below the ports that the system deals out: a member that was killed must find its own again."""
@@ -16,16 +17,6 @@ def free_base_port() -> int:
     """The first port of a block that nobody listens in. Raises RuntimeError."""
     for base in random.Random().sample(BASES, len(BASES)):
         offsets = (0, ETCD_OFFSET, ETCD_PEER_OFFSET, 100)
-        if all(_is_free(base + offset + number) for offset in offsets for number in range(MEMBERS_MAX)):
+        if all(is_free("127.0.0.1", base + offset + number) for offset in offsets for number in range(MEMBERS_MAX)):
             return base
     raise RuntimeError(f"no block of free ports from {BASES.start} to {BASES.stop}")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

@@ -7,7 +7,8 @@ from random import Random
 
 import pytest
 
-from loadtests.cases.load.arrivals import Latencies, OpenLoop
+from loadtests.cases.load.arrivals import OpenLoop
+from loadtests.latencies import Latencies
 
 RATE, SECONDS, CONNECTIONS = 1_000.0, 10.0, 16
 SERVICE_S = 0.001

@@ -8,11 +8,11 @@ from itertools import pairwise
 
 import pytest
 
-from loadtests.cases.load.answers import is_good, is_whole
 from loadtests.cases.load.filling import thinned
 from loadtests.cases.load.work import batch_of, puts_done, random_requests
 from loadtests.cases.load.wrk import round_of
 from loadtests.cases.results import ETCD, KVSTORE
+from loadtests.wire import is_good, is_whole
 
 ANSWERS = {
     "by length": b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",

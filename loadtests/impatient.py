@@ -1,4 +1,4 @@
-"""An open loop: requests come at a fixed rate, however slowly they are answered, as those of many strangers do.
+"""Impatient clients: requests come at a fixed rate, however slowly they are answered, as those of strangers do.
 
 A closed loop slows down with the server and so never asks for more than it gets; this one does. Each request takes an
 idle connection or opens one. A client's patience is bounded: it hangs up on what is not answered in time. Latencies
@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from typing import cast
 
-from loadtests.http_load import HEAD_END, LENGTH, Addresses
+from loadtests.http_load import Addresses
+from loadtests.latencies import Latencies
+from loadtests.wire import HEAD_END, is_whole
 
 PACE_S = 0.002
 """How often the requests that have become due are sent."""
@@ -37,9 +39,9 @@ class Tally:
 
     seconds: float
     offered: int = 0
-    in_time_s: list[float] = field(default_factory=list)
+    in_time: Latencies = field(default_factory=Latencies)
     """Of those answered 2xx within the patience, how long they took."""
-    refused_s: list[float] = field(default_factory=list)
+    refused: Latencies = field(default_factory=Latencies)
     """The same of those answered 429 or 503 with Retry-After."""
     silent: int = 0
     """Not answered within the patience, or cut off."""
@@ -47,19 +49,13 @@ class Tally:
     """Those that found no connection."""
     other: dict[int, int] = field(default_factory=dict)
     """Other answers by status."""
-    behind_s: list[float] = field(default_factory=list)
+    behind: Latencies = field(default_factory=Latencies)
     """How late this client itself was, each time that it sent some."""
 
     @property
     def goodput(self) -> float:
         """Requests answered 2xx in time, per second."""
-        return len(self.in_time_s) / self.seconds
-
-
-def percentile_ms(times_s: list[float], share: float) -> float:
-    """What that share of them stayed below, in milliseconds; 0 of none."""
-    ordered = sorted(times_s)
-    return 1000 * ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else 0.0
+        return len(self.in_time) / self.seconds
 
 
 class _Connection(asyncio.Protocol):
@@ -67,7 +63,7 @@ class _Connection(asyncio.Protocol):
 
     __slots__ = ("_buffer", "_load", "due_s", "host", "number", "transport")
 
-    def __init__(self, load: OpenLoop, host: int) -> None:
+    def __init__(self, load: Impatient, host: int) -> None:
         self._load, self.host, self._buffer = load, host, b""
         self.number = -1
         self.due_s = 0.0
@@ -83,20 +79,18 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer + data if self._buffer else data
-        end = buffer.find(HEAD_END)
-        at = buffer.find(LENGTH) + len(LENGTH)
-        if end < 0 or len(buffer) < end + len(HEAD_END) + int(buffer[at : buffer.index(b"\r", at)]):
+        if not is_whole(buffer):
             self._buffer = buffer
             return
         self._buffer = b""
-        head = buffer[:end]
+        head = buffer[: buffer.find(HEAD_END)]
         self._load.answered(self, int(head[9:12]), b"Retry-After" in head, b"Connection: close" not in head)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._load.lost(self)
 
 
-class OpenLoop:
+class Impatient:
     """One run."""
 
     def __init__(
@@ -141,7 +135,7 @@ class OpenLoop:
             for number in range(sent, due):
                 self._begin(number, began_s + number / self._rate)
             if sent < due:
-                self.tally.behind_s.append(now_s - began_s - sent / self._rate)
+                self.tally.behind.add(now_s - began_s - sent / self._rate)
             sent = due
             if now_s >= next_sweep_s:
                 next_sweep_s = now_s + SWEEP_S
@@ -199,9 +193,9 @@ class OpenLoop:
                 self._silent(number, status)
             else:
                 if 200 <= status < 300:
-                    tally.in_time_s.append(took_s)
+                    tally.in_time.add(took_s)
                 elif status in (429, 503) and may_retry:
-                    tally.refused_s.append(took_s)
+                    tally.refused.add(took_s)
                 else:
                     tally.other[status] = tally.other.get(status, 0) + 1
                 self._on_end(number, status)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from loadtests.http_load import Addresses
-from loadtests.open_loop import OpenLoop, percentile_ms
+from loadtests.impatient import Impatient
 
 ANSWERS = {
     b"/ok": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
@@ -41,14 +41,18 @@ async def addresses() -> AsyncIterator[Addresses]:
         server.close()
 
 
-async def run(addresses: Addresses, *paths: str, patience_s: float = 30.0, **limits: int) -> tuple[OpenLoop, list[int]]:
+async def run(
+    addresses: Addresses, *paths: str, patience_s: float = 30.0, **limits: int
+) -> tuple[Impatient, list[int]]:
     """A hundred requests for these paths in turn, and what each came to."""
     told: dict[int, int] = {}
 
     def make(number: int) -> bytes:
         return f"GET {paths[number % len(paths)]} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
-    load = OpenLoop(addresses, make, rate=2_000, seconds=0.05, patience_s=patience_s, on_end=told.__setitem__, **limits)
+    load = Impatient(
+        addresses, make, rate=2_000, seconds=0.05, patience_s=patience_s, on_end=told.__setitem__, **limits
+    )
     await load.open(4)
     await load.run()
     return load, [told[number] for number in sorted(told)]
@@ -58,7 +62,7 @@ async def test_each_request_is_counted_once_for_what_it_came_to(addresses: Addre
     load, told = await run(addresses, "/ok", "/later", "/never", "/close", "/cut")
     tally = load.tally
     assert told == [200, 503, 503, 200, 0] * 20
-    assert (tally.offered, len(tally.in_time_s), len(tally.refused_s), tally.other) == (100, 40, 20, {503: 20})
+    assert (tally.offered, len(tally.in_time), len(tally.refused), tally.other) == (100, 40, 20, {503: 20})
     assert (tally.silent, tally.unsent) == (20, 0)
     assert tally.goodput == 800
 
@@ -66,7 +70,7 @@ async def test_each_request_is_counted_once_for_what_it_came_to(addresses: Addre
 async def test_who_is_not_answered_hangs_up(addresses: Addresses) -> None:
     load, told = await run(addresses, "/ok", "/silent", patience_s=1.0)
     assert told == [200, 0] * 50
-    assert (len(load.tally.in_time_s), load.tally.silent) == (50, 50)
+    assert (len(load.tally.in_time), load.tally.silent) == (50, 50)
 
 
 async def test_what_finds_no_connection_is_not_sent(addresses: Addresses) -> None:
@@ -78,9 +82,3 @@ async def test_what_finds_no_connection_is_not_sent(addresses: Addresses) -> Non
 async def test_a_server_that_is_not_there_is_silent(unused_tcp_port: int) -> None:
     load, told = await run([("127.0.0.1", unused_tcp_port)], "/ok")
     assert (load.tally.silent, told) == (100, [0] * 100)
-
-
-@pytest.mark.parametrize(("share", "wanted"), [(0.0, 1.0), (0.5, 2.0), (0.99, 3.0), (1.0, 3.0)])
-def test_percentiles(share: float, wanted: float) -> None:
-    assert percentile_ms([0.003, 0.001, 0.002], share) == pytest.approx(wanted)
-    assert percentile_ms([], share) == 0
