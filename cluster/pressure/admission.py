@@ -40,6 +40,8 @@ more is not to refuse the few clients that it has."""
 BYTES_MIN = 64 << 20
 """The same of bytes: values large enough to take long by themselves. Some dozens of clients that each write a megabyte
 and wait for their answer are no overload."""
+FEW = 16
+"""So few under way are no queue: whose time was up among them hung on something else, on a peer that is paused, say."""
 SAFE_SHARE = 0.6
 """Of its time, what the expected wait may be: it is an average, and half of them take longer."""
 SHORTEST_S = 0.0015
@@ -120,10 +122,10 @@ class Admission:
 
         is_late: it failed because its time was up. Were those left out, the others, who all made it, would always seem
         to show that there is time enough. But it may have hung on a dead peer, so it counts for no more than the
-        target, and can't make a standing queue.
+        target, and can't make a standing queue; and for nothing where there is no queue at all.
         """
         self.in_flight -= 1
-        if is_late:
+        if is_late and self.in_flight >= FEW:
             self._count += 1
             self._total_s += min(took_s, self._target_s)
         elif is_done:

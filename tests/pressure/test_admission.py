@@ -10,6 +10,7 @@ from cluster.pressure.admission import (
     BURST,
     BYTES_MIN,
     COUNT_MIN,
+    FEW,
     PATIENCE_WINDOWS,
     STALE_S,
     TARGET_S,
@@ -146,12 +147,26 @@ def test_those_that_came_too_late_are_no_sign_that_there_is_time_enough() -> Non
     """Half of them did not make it: the other half, which did, must not be all that counts."""
     admission = Admission()
     admission.look(5.0)
+    for _ in range(FEW):
+        admission.begin()
     for took_s, is_late in ((0.09, False), (0.1, True)) * 50:
         admission.begin()
         admission.end(took_s, not is_late, is_late)
     admission.look(5.0 + WINDOW_S)
     assert admission.expected_s() == pytest.approx(0.095)
     assert not admission.can_make(0.1)
+
+
+def test_where_hardly_anything_is_under_way_what_hung_until_its_time_was_up_says_nothing() -> None:
+    """A peer that is paused is no overload, and the next request may not need it."""
+    admission = Admission()
+    admission.look(5.0)
+    for _ in range(FEW):
+        admission.begin()
+    for _ in range(FEW):
+        admission.end(0.3, False, is_late=True)
+    admission.look(5.0 + WINDOW_S)
+    assert admission.expected_s() == 0.0
 
 
 def test_what_hung_until_its_time_was_up_is_no_standing_queue() -> None:
