@@ -37,6 +37,8 @@ from storage.sqlite.scrub import mend
 from storage.sqlite.state_journal import Plan, decode_entry
 from storage.sqlite.statements import Statement, in_sizes, many
 
+LOOK_AT_LOG_EVERY = 16
+"""Commits of an entry alone, of a megabyte at most: to ask for the log's size lets go of the interpreter's lock, too."""
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 """What SQLite says of a database that it can't make sense of: primary result codes."""
 
@@ -161,7 +163,8 @@ class Writer:
                 raise
             self.leaf_sums.committed(batch.leaves, **how)
             self.commit_sequence = sequence
-            if os.stat(self._folder.log).st_size > schema.WAL_BYTES_MAX:
+            is_time_to_look = not is_entry_alone or sequence % LOOK_AT_LOG_EVERY == 0
+            if is_time_to_look and os.stat(self._folder.log).st_size > schema.WAL_BYTES_MAX:
                 _empty_log(connection)
         return sequence
 
