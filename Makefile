@@ -1,7 +1,10 @@
 # Everything a newcomer needs: `make run` starts three nodes, `make test` and `make lint` check the project.
-# A virtual environment is made on first use; python3 (3.11 or newer) with pip is all that must be there.
+# A virtual environment is made on first use; python3 (3.11 or newer) with pip is all that must be there. Where there
+# is a clearly faster build of the same version, the environment is made with that: deploy/choose_python.py. PYTHON=...
+# names the one to take.
 
-PYTHON ?= python3
+PYTHON ?=
+export PYTHON
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -38,9 +41,9 @@ bench-locks: $(VENV)/.develops
 	$(BIN)/python -m loadtests.locks_versus_etcd
 
 # Twice and four times what a fresh cluster can carry, ten seconds each: what is done in time, what is refused, and when.
-CASES ?= put
+OVERLOAD ?= put
 overload: $(VENV)/.develops
-	$(BIN)/python -m loadtests.overload --cases $(CASES)
+	$(BIN)/python -m loadtests.overload --cases $(OVERLOAD)
 
 # A fresh cluster under Locust's users for two minutes: PROFILE is steps, spike, soak or chaos; prints where the report is.
 PROFILE ?= steps
@@ -68,12 +71,15 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Some systems split venv's own pip off into another package; then the system's pip fills the environment.
+# Some systems split venv's own pip off into another package; then a pip that is there fills the environment.
 $(VENV)/.made:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	@$(or $(PYTHON),python3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "kvstore needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv $(VENV) \
-	  || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
+	@python=$${PYTHON:-$$(python3 deploy/choose_python.py)} && echo "making $(VENV) with $$python" \
+	  && { $$python -m venv $(VENV) 2>/dev/null \
+	    || { $$python -m venv --clear --without-pip $(VENV) \
+	      && { $$python -m pip --version >/dev/null 2>&1 || python=python3; } \
+	      && $$python -m pip --python $(BIN)/python install --quiet pip; }; }
 	@touch $@
 
 # What a node needs, and no more: the first start is quick.

@@ -38,7 +38,7 @@ from storage.sqlite.state_journal import Plan, decode_entry
 from storage.sqlite.statements import Statement, in_sizes, many
 
 LOOK_AT_LOG_EVERY = 16
-"""Commits of an entry alone, of a megabyte at most: to ask for the log's size lets go of the interpreter's lock, too."""
+"""Commits of an entry alone, of a megabyte at most: to ask for the log's size loses the interpreter's lock, too."""
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 """What SQLite says of a database that it can't make sense of: primary result codes."""
 
