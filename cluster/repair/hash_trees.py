@@ -33,7 +33,9 @@ def digest_of_record(key: bytes, record: Record | None) -> int:
     """What stands for this record of the key; 0 for none."""
     if record is None:
         return 0
-    return digest(key, record.ballot, digest_of(record.fences) if record.fences else 0)
+    if record.fences:
+        return digest(key, record.ballot, digest_of(record.fences))
+    return int.from_bytes(blake2b(record.ballot.to_bytes(8, "big") + key, digest_size=DIGEST_BYTES).digest(), "big")
 
 
 def digest(key: bytes, ballot: int, fences: int = 0) -> int:

@@ -1,14 +1,21 @@
-"""The states in memory: bounded, least recently used out first, never one that is not yet on disk."""
+"""The states in memory: bounded, those that were not used for long out first, never one that is not yet on disk.
+
+Corbato, "A Paging Experiment with the Multics System" (1968): a hand goes round over all of them, passes over what was
+used since it came by last, and takes what was not. It leaves about what the exact order of use would, and a use costs
+one mark in what is being looked at anyway; to keep the order costs a few far places of memory each time.
+"""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque
 
 from storage.keyspace import hash_of
 from storage.record import ReplicaState
 
-ENTRY_OVERHEAD_BYTES = 780
+ENTRY_OVERHEAD_BYTES = 720
 """Python's cost of one cached key: entry, state, record, key, dictionary slot; measured with a million entries."""
+PASSED_MAX = 64
+"""In a row; then one goes though it was used: where all are in use, to find that out must not take a whole round."""
 FENCE_BYTES = 200
 """About what one fence costs: the lock's name, its number, their slot."""
 
@@ -16,10 +23,12 @@ FENCE_BYTES = 200
 class Entry:
     """A key's state and the ticket of the commit that holds it (0: it came from disk)."""
 
-    __slots__ = ("digest", "place", "size", "state", "ticket")
+    __slots__ = ("digest", "is_used", "place", "size", "state", "ticket")
 
     def __init__(self, state: ReplicaState, ticket: int, size: int, place: int) -> None:
         self.state, self.ticket, self.size = state, ticket, size
+        self.is_used = False
+        """Since the hand came by."""
         self.place = place
         """The key's, in the key space: what partition and leaf are worked out from."""
         self.digest: int | None = None
@@ -31,7 +40,9 @@ class RecordCache:
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        self._entries: OrderedDict[bytes, Entry] = OrderedDict()
+        self._entries: dict[bytes, Entry] = {}
+        self._round: deque[bytes] = deque()
+        """All keys, the next one under the hand first; also some that are not here any more."""
         self.size_bytes = 0
         """Estimated memory of all entries."""
 
@@ -39,10 +50,10 @@ class RecordCache:
         return len(self._entries)
 
     def get(self, key: bytes) -> Entry | None:
-        """The entry, now the most recently used."""
+        """The entry, which counts as used."""
         entry = self._entries.get(key)
         if entry is not None:
-            self._entries.move_to_end(key)
+            entry.is_used = True
         return entry
 
     def put(self, key: bytes, state: ReplicaState, ticket: int) -> None:
@@ -51,16 +62,23 @@ class RecordCache:
         if entry is None:
             size = _size(key, state)
             self._entries[key] = Entry(state, ticket, size, hash_of(key))
+            self._round.append(key)
             self.size_bytes += size
         else:
             self.replace(key, entry, state, ticket)
-            self._entries.move_to_end(key)
+            entry.is_used = True
 
-    def replace(self, key: bytes, entry: Entry, state: ReplicaState, ticket: int, digest: int | None = None) -> None:
-        """The same for an entry that get() has just given; digest: of the new record, if it is known."""
+    def replace(self, key: bytes, entry: Entry, state: ReplicaState, ticket: int, digest: int | None = None) -> bool:
+        """The same for an entry that get() has just given; whether there is something to shrink now.
+
+        digest: of the new record, if it is known.
+        """
         size = _size(key, state)
-        self.size_bytes += size - entry.size
-        entry.state, entry.ticket, entry.size, entry.digest = state, ticket, size, digest
+        if size != entry.size:
+            self.size_bytes += size - entry.size
+            entry.size = size
+        entry.state, entry.ticket, entry.digest = state, ticket, digest
+        return self.size_bytes > self._bytes_max
 
     def remove(self, key: bytes) -> None:
         """Forgets the key, if it is here."""
@@ -72,19 +90,24 @@ class RecordCache:
         """All of them, for the rare case that all are to be looked at."""
         return list(self._entries.items())
 
-    @property
-    def is_too_large(self) -> bool:
-        """Whether there is something to shrink."""
-        return self.size_bytes > self._bytes_max
-
     def shrink(self, committed: int) -> None:
-        """Drops the least recently used down to the bound; stops at one whose commit is still under way."""
-        while self.size_bytes > self._bytes_max and self._entries:
-            key, entry = next(iter(self._entries.items()))
+        """Drops what was not used, down to the bound; stops at one whose commit is still under way."""
+        entries, hand, passed = self._entries, self._round, 0
+        while self.size_bytes > self._bytes_max and hand:
+            key = hand.popleft()
+            entry = entries.get(key)
+            if entry is None:
+                continue
             if entry.ticket > committed:
+                hand.appendleft(key)
                 return
-            del self._entries[key]
-            self.size_bytes -= entry.size
+            if entry.is_used and passed < PASSED_MAX:
+                entry.is_used = False
+                hand.append(key)
+                passed += 1
+            else:
+                self.remove(key)
+                passed = 0
 
 
 def _size(key: bytes, state: ReplicaState) -> int:

@@ -118,23 +118,38 @@ class Replica:
 
         What can't be granted at once, for whatever reason, is left out; whoever sent it asks for it alone.
         """
-        last = 0
+        last = highest = 0
         left: list[int] = []
         unpromised: list[int] = []
         bars, partition_of, get = self._fitness.bars, self._trees.partition_of, self._cache.get
+        credible_max, decide = self._clock.credible_max, self._how_accepts_are_decided()
         for place, accept in enumerate(volley.accepts):
-            entry = get(accept.key)
-            if entry is None or (bars and self._fitness.why_not(partition_of(accept.key), reads=False) is not None):
+            key, ballot = accept.key, max(accept.record.ballot, accept.next_ballot)
+            entry = get(key)
+            if (
+                entry is None
+                or ballot >= credible_max
+                or (bars and self._fitness.why_not(partition_of(key), reads=False) is not None)
+            ):
                 left.append(place)
                 continue
-            reply = self._decide(accept, entry)
+            highest = max(highest, ballot)
+            state = entry.state
+            decision = decide(state, accept)
+            if decision.state is not state:
+                self._write(key, entry, state.record, decision)
+            reply = decision.reply
             if type(reply) is Accepted:
                 last = max(last, entry.ticket)
                 if not reply.promised_next:
                     unpromised.append(place)
             else:
                 left.append(place)
+        self._clock.absorb(highest)
         self._reply(last, respond, token, Taken(left, unpromised))
+
+    def _how_accepts_are_decided(self) -> Callable[[ReplicaState, Accept], Decision]:
+        return self._accept_gated if self.gates.are_any else self._acceptor.accept
 
     def glimpse(self, key: bytes) -> ReplicaState | None:
         """The key's state if this replica can vouch for it at once: it takes part, and what it holds is on disk."""
@@ -165,8 +180,7 @@ class Replica:
             return Unfit("a ballot lies more than a year ahead; the clock of its node is wrong")
         self._clock.absorb(highest)
         if type(request) is Accept:
-            accept = self._accept_gated if self.gates.are_any else self._acceptor.accept
-            decision = accept(state, request)
+            decision = self._how_accepts_are_decided()(state, request)
         else:
             assert type(request) is Prepare
             decision = self._acceptor.prepare(state, request)
@@ -199,9 +213,8 @@ class Replica:
             digest = self._exchange(key, entry, before, state.record)
         if entry is None:
             self._cache.put(key, state, ticket)
-        else:
-            self._cache.replace(key, entry, state, ticket, digest)
-        if self._cache.is_too_large:
+            self._cache.shrink(self._commits.committed)
+        elif self._cache.replace(key, entry, state, ticket, digest):
             self._cache.shrink(self._commits.committed)
         if decision.displaced is not None:
             ticket = self._commits.keep(key, decision.displaced)
