@@ -30,7 +30,7 @@ VALUE_BYTES_MAX = 2_048
 """A larger value is written once, into its row: its bytes cost more than its place."""
 ENTRY_BYTES_MAX = 1024 * 1024
 """A batch with more is a bulk load, and its rows are written at once."""
-FOLD_ROWS, FOLD_BYTES = 8_192, 8 * 1024 * 1024
+FOLD_ROWS, FOLD_BYTES = 16_384, 16 * 1024 * 1024
 """So many states, or entries of so many bytes, and the rows are written. The states are in memory meanwhile."""
 FOLD_STEP = 384
 """Rows that one transaction writes of those: two milliseconds or so, which those who wait for it hardly notice."""
