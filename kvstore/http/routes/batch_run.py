@@ -31,9 +31,12 @@ from storage.ballot import version_text
 
 ANSWER_BYTES_MAX = 16 << 20
 """Values that one batch reads, together: a thousand values of 1 MiB would be a gigabyte of answer."""
-SIDE_BY_SIDE = 128
+SIDE_BY_SIDE = 256
 """Operations of one batch under way at once, and begun in one turn of the loop: enough to fill the shared messages and
 commits, too few to starve other requests."""
+MORE_AT = 0.5
+"""More are begun once no more than this share of those is under way. Were each to make room for the next as it ends,
+they would soon go out a few at a time, each few with messages and commits of their own."""
 
 Result = dict[str, Extra]
 Request = ReadRequest | WriteRequest
@@ -170,7 +173,8 @@ class BatchRun:
             return
         if steps:
             self._next.append(steps)
-        self._begin_some()
+        if self._under_way <= SIDE_BY_SIDE * MORE_AT:
+            self._begin_some()
 
     # -- what became of one ------------------------------------------------------------------------------------------
 
