@@ -31,7 +31,7 @@ from storage.ballot import version_text
 
 ANSWER_BYTES_MAX = 16 << 20
 """Values that one batch reads, together: a thousand values of 1 MiB would be a gigabyte of answer."""
-SIDE_BY_SIDE = 256
+SIDE_BY_SIDE = 128
 """Operations of one batch under way at once, and begun in one turn of the loop: enough to fill the shared messages and
 commits, too few to starve other requests."""
 MORE_AT = 0.5
