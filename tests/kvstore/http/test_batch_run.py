@@ -131,6 +131,7 @@ async def test_what_has_found_no_room_by_the_deadline_is_not_begun(node: Node, m
     go_on(node)
     results = await running
     assert codes(results) == [200, 200] + ["overloaded"] * 12
+    assert all("time was up before this operation was begun" in result["detail"] for result in results[2:])
     assert [result["outcome"] for result in results[2:]] == ["not-applied", *["none"] * 10, "not-applied"]
     assert len(node.backend.seen) == 2
 
@@ -259,3 +260,36 @@ async def test_a_batch_that_is_cancelled_begins_no_more_of_its_operations(
     assert len(node.backend.seen) == 3
     assert not caplog.records
     assert not [task for task in asyncio.all_tasks() if "BatchRun" in repr(task)]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_the_last_outcome_of_a_batch_that_is_cancelled_does_no_harm(
+    node: Node, at_once: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.backend.gate = asyncio.Event()
+    running = run_of(node, put("a"))
+    await node.backend.arrived(1)
+    if at_once:
+        go_on(node)
+        await turns(1)
+    running.cancel()
+    if not at_once:
+        await turns(2)
+        go_on(node)
+    await until(lambda: b"a" in node.backend.records)
+    await turns(5)
+    assert running.cancelled()
+    assert not caplog.records
+
+
+async def test_a_batch_that_is_cancelled_between_two_turns_begins_no_more(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_run, "SIDE_BY_SIDE", 2)
+    running = run_of(node, *({"op": "get", "key": str(number)} for number in range(10)))
+    await node.backend.arrived(2)
+    so_far = len(node.backend.seen)
+    running.cancel()
+    await turns(10)
+    assert running.cancelled()
+    assert len(node.backend.seen) == so_far < 10
