@@ -125,9 +125,9 @@ async def test_what_has_found_no_room_by_the_deadline_is_not_begun(node: Node, m
     monkeypatch.setattr(batch_run, "SIDE_BY_SIDE", 2)
     node.backend.gate = asyncio.Event()
     gets = [{"op": "get", "key": f"k{number}"} for number in range(10)]
-    running = run_of(node, put("a"), put("b"), put("c", fence="lock=1"), *gets, put("a"), timeout_s=0.02)
+    running = run_of(node, put("a"), put("b"), put("c", fence="lock=1"), *gets, put("a"), timeout_s=0.1)
     await node.backend.arrived(2)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.12)
     go_on(node)
     results = await running
     assert codes(results) == [200, 200] + ["overloaded"] * 12
