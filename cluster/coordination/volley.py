@@ -75,7 +75,7 @@ class Volleys:
         by_replicas: dict[tuple[int, ...], tuple[Topology, list[Shot]]] = {}
         for shot in shots:
             slots = shot.topology.replicas_of(shot.key)
-            by_replicas.setdefault(slots, (shot.topology, []))[1].append(shot)
+            by_replicas.setdefault(tuple(sorted(slots)), (shot.topology, []))[1].append(shot)  # whom they prefer is one
         for slots, (topology, sharing) in by_replicas.items():
             self._send(sharing, self._context.roster.writable(slots), topology)
 

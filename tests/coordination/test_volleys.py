@@ -112,6 +112,18 @@ async def test_writes_of_one_turn_are_one_message_to_each_replica() -> None:
     assert await values(cluster, 1, keys) == [b"after"] * 20
 
 
+async def test_replicas_share_a_volley_in_whatever_order_they_are_preferred() -> None:
+    cluster = await form_cluster(partitions=64)
+    by_order = {cluster.topology.replicas_of(key): key for key in MANY_KEYS}
+    keys = [key for slots, key in by_order.items() if slots[0] == 0]
+    assert len(keys) == 2
+    await put_all(cluster, keys, b"before", needed=3)
+    said = watch(cluster)
+    versions(await put_all(cluster, keys, b"after"))
+    assert kinds(said) == [(1, Volley), (2, Volley)]
+    assert {accept.key for accept in accepts(said)} == set(keys)
+
+
 async def test_the_ballot_that_was_promised_with_a_volley_serves_the_next() -> None:
     cluster, keys = await prepared(5)
     said = watch(cluster)

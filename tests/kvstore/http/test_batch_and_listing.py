@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.requests import Listed, TimedOut, Unknown, Written
-from kvstore.http.routes import batch
+from kvstore.http.routes import batch_run
 from tests.kvstore.http.conftest import Node, Reply
 
 JSON = {"Content-Type": "application/json"}
@@ -176,7 +176,7 @@ async def test_outcomes_stand_in_their_own_results(node: Node) -> None:
 
 
 async def test_what_a_batch_reads_is_bounded(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "ANSWER_BYTES_MAX", 10)
+    monkeypatch.setattr(batch_run, "ANSWER_BYTES_MAX", 10)
     await node.ask("PUT", "/v1/kv/k", data=b"123456")
     results = (await post(node, *[{"op": "get", "key": "k"}] * 2)).json["results"]
     assert [result["status"] for result in results] == [200, 413]
