@@ -53,6 +53,12 @@ class Figures:
     """Answered 2xx within the client's patience."""
     goodput_share: float
     """Of the peak."""
+    peak_cores: float
+    """Processor seconds per second that the nodes had at the peak; the client had the rest."""
+    cores: float
+    """The same under the load, of which refusals are paid, too."""
+    goodput_share_per_core: float
+    """Of the peak, by what the nodes had of the processor: what a client on a machine of its own would leave."""
     p50_ms: float
     p99_ms: float
     refused_per_s: float
@@ -74,6 +80,19 @@ class Figures:
     """How late the client was, 99 times of 100 at most: large, and the figures are of the client."""
 
 
+@dataclass(frozen=True)
+class Peak:
+    """What a closed loop gets."""
+
+    per_s: float
+    cores: float
+    """Processor seconds per second that the nodes had for it."""
+
+    def and_again(self, other: Peak) -> Peak:
+        """The middle of two."""
+        return Peak((self.per_s + other.per_s) / 2, (self.cores + other.cores) / 2)
+
+
 class Watch:
     """Looks at the nodes from the side while they are under load."""
 
@@ -81,6 +100,13 @@ class Watch:
         self._addresses, self._pids = addresses, pids
         self.rss_peak_mib = 0.0
         self.not_alive = 0
+        self.cores = 0.0
+        """Processor seconds per second that the nodes had while there was load."""
+
+    def cpu_s(self) -> float:
+        """Processor time that the nodes have had so far."""
+        fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self._pids]
+        return sum(int(of[11]) + int(of[12]) for of in fields) / os.sysconf("SC_CLK_TCK")
 
     def rss_mib(self) -> float:
         """Of the node that has most."""
@@ -140,7 +166,9 @@ def overload(
         watching = asyncio.get_running_loop().create_task(watch.run())
         loop = Impatient(addresses, make, rate=rate, seconds=seconds, patience_s=patience_s)
         await loop.open(CONNECTIONS)
+        had_s, began_s = watch.cpu_s(), time.perf_counter()
         tally = await loop.run()
+        watch.cores = (watch.cpu_s() - had_s) / (time.perf_counter() - began_s)
         watching.cancel()
         return tally
 
@@ -186,13 +214,13 @@ def measure(addresses: Addresses, pids: list[int], options: argparse.Namespace) 
     for case in options.cases.split(","):
         make, connections = cases(query, options.value_bytes)[case]
         load(addresses, make, connections[0], options.peak_seconds)  # to warm up: keys there, connections made
-        peak = _peak(addresses, make, connections, options.peak_seconds)
+        peak = _peak(addresses, pids, make, connections, options.peak_seconds)
         for times in options.times:
             before_mib = Watch(addresses, pids).rss_mib()
-            rate = peak * times
+            rate = peak.per_s * times
             tally, watch, recovered = overload(addresses, pids, numbered(make), rate, options.seconds, options.patience)
-            peak_after = _peak(addresses, make, connections, options.peak_seconds)
-            figures.append(_figures(f"{case} x{times:g}", (peak + peak_after) / 2, tally, watch, before_mib, recovered))
+            both = peak.and_again(_peak(addresses, pids, make, connections, options.peak_seconds))
+            figures.append(_figures(f"{case} x{times:g}", both, tally, watch, before_mib, recovered))
     return figures
 
 
@@ -208,9 +236,17 @@ def _go_first() -> None:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def _peak(addresses: Addresses, make: Callable[[], bytes], connections: tuple[int, ...], seconds: float) -> float:
-    """What a closed loop gets, over whichever number of connections gets most."""
-    return max(_rate(load(addresses, make, count, seconds)) for count in connections)
+def _peak(
+    addresses: Addresses, pids: list[int], make: Callable[[], bytes], connections: tuple[int, ...], seconds: float
+) -> Peak:
+    """Over whichever number of connections gets most."""
+    best, watch = Peak(0.0, 0.0), Watch(addresses, pids)
+    for count in connections:
+        had_s = watch.cpu_s()
+        result = load(addresses, make, count, seconds)
+        if _rate(result) >= best.per_s:
+            best = Peak(_rate(result), (watch.cpu_s() - had_s) / result.seconds)
+    return best
 
 
 def _rate(result: Result) -> float:
@@ -218,13 +254,16 @@ def _rate(result: Result) -> float:
     return (len(result.latencies) - result.wrong) / result.seconds
 
 
-def _figures(case: str, peak: float, tally: Tally, watch: Watch, before_mib: float, recovered: float) -> Figures:
+def _figures(case: str, peak: Peak, tally: Tally, watch: Watch, before_mib: float, recovered: float) -> Figures:
     return Figures(
         case=case,
-        peak_per_s=round(peak),
+        peak_per_s=round(peak.per_s),
         offered_per_s=round(tally.offered / tally.seconds),
         goodput_per_s=round(tally.goodput),
-        goodput_share=round(tally.goodput / peak, 2) if peak else 0.0,
+        goodput_share=round(tally.goodput / peak.per_s, 2),
+        peak_cores=round(peak.cores, 2),
+        cores=round(watch.cores, 2),
+        goodput_share_per_core=round(tally.goodput / watch.cores / (peak.per_s / peak.cores), 2),
         p50_ms=round(tally.in_time.percentile_ms(0.5), 1),
         p99_ms=round(tally.in_time.percentile_ms(0.99), 1),
         refused_per_s=round(len(tally.refused) / tally.seconds),
@@ -247,6 +286,9 @@ COLUMNS = {
     "offered_per_s": "offered /s",
     "goodput_per_s": "2xx in time /s",
     "goodput_share": "of peak",
+    "peak_cores": "nodes' cores at peak",
+    "cores": "under load",
+    "goodput_share_per_core": "of peak per core",
     "p50_ms": "p50 ms",
     "p99_ms": "p99 ms",
     "refused_per_s": "refused /s",

@@ -38,6 +38,9 @@ TIME_IS_UP = 504
 SHOWN_PATH_CHARACTERS_MAX = 200
 """Of a path in the log."""
 
+_CHECKED = "checked"
+"""Stands with the known headers that the guard has let pass, and that ask for nothing which takes a task."""
+
 log = structlog.get_logger()
 
 
@@ -84,18 +87,28 @@ class Dispatcher:
 
         on_answer follows once, maybe before this returns. False: it can't, and nothing was done.
         """
-        handler = self._routes.straight.get(head.method)
-        headers = head.headers
-        if handler is None or not head.raw_path.startswith(KEYS) or KV_FENCE in headers or hdrs.EXPECT in headers:
+        handler, headers, known = self._routes.straight.get(head.method), head.headers, head.parsed
+        is_checked = known is not None and _CHECKED in known
+        if handler is None or not head.raw_path.startswith(KEYS):
             return False
-        straight = _Straight(self, head, on_answer)
+        if not is_checked and (KV_FENCE in headers or hdrs.EXPECT in headers):
+            return False
         self.in_flight += 1
+        door, admission, started_s = self._door, self._door.straight[head.method], self._clock()
+        if is_checked and not door.may_enter(admission, self.at_work, started_s):
+            self._turn_away(admission, head, started_s, on_answer)
+            return True
+        straight = _Straight(self, head, on_answer, started_s)
         try:
-            self._guard.check(head)
+            if not is_checked:
+                self._guard.check(head)
+                if known is not None:
+                    known[_CHECKED] = True
+                if not door.may_enter(admission, self.at_work, started_s):
+                    straight.turn_away(admission)
+                    return True
             path, _, query = head.raw_path.partition("?")
-            door, admission = self._door, self._door.straight[head.method]
-            is_let_in = door.may_enter(admission, self.at_work, straight.started_s)
-            if not (is_let_in and door.is_in_time(admission, head.method, query)):
+            if not door.is_in_time(admission, head.method, query):
                 straight.turn_away(admission)
                 return True
             straight.enter(admission)
@@ -103,6 +116,16 @@ class Dispatcher:
         except Exception as fault:
             straight.refuse(fault)
         return True
+
+    def _turn_away(
+        self, admission: Admission, head: StraightHead, started_s: float, on_answer: Callable[[Answer], None]
+    ) -> None:
+        """What is too much, in as few steps as can be: there is the most of it when there is least time."""
+        self._over()
+        request_id = self._request_id(head)
+        answer = self._turned_away(admission, head, request_id)
+        self._complete(answer, head, request_id, started_s)
+        on_answer(answer)
 
     async def answer(self, request: BaseRequest) -> Answer:
         """The answer to one request; never raises for what a client sent."""
@@ -228,11 +251,13 @@ class _Straight:
 
     __slots__ = ("_admission", "_dispatcher", "_head", "_on_answer", "_request_id", "started_s")
 
-    def __init__(self, dispatcher: Dispatcher, head: Head, on_answer: Callable[[Answer], None]) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, head: Head, on_answer: Callable[[Answer], None], started_s: float
+    ) -> None:
         self._dispatcher, self._head = dispatcher, head
         self._on_answer: Callable[[Answer], None] | None = on_answer
         self._admission: Admission | None = None
-        self.started_s = dispatcher._clock()
+        self.started_s = started_s
         self._request_id = dispatcher._request_id(head)
 
     def enter(self, admission: Admission) -> None:
