@@ -94,8 +94,9 @@ class Dispatcher:
         if not is_checked and (KV_FENCE in headers or hdrs.EXPECT in headers):
             return False
         self.in_flight += 1
-        door, admission, started_s = self._door, self._door.straight[head.method], self._clock()
-        if is_checked and not door.may_enter(admission, self.at_work, started_s):
+        admission, started_s = self._door.straight[head.method], self._clock()
+        path, _, query = head.raw_path.partition("?")
+        if is_checked and not self._is_let_in(admission, head.method, query, started_s):
             self._turn_away(admission, head, started_s, on_answer)
             return True
         straight = _Straight(self, head, on_answer, started_s)
@@ -104,18 +105,18 @@ class Dispatcher:
                 self._guard.check(head)
                 if known is not None:
                     known[_CHECKED] = True
-                if not door.may_enter(admission, self.at_work, started_s):
+                if not self._is_let_in(admission, head.method, query, started_s):
                     straight.turn_away(admission)
                     return True
-            path, _, query = head.raw_path.partition("?")
-            if not door.is_in_time(admission, head.method, query):
-                straight.turn_away(admission)
-                return True
             straight.enter(admission)
             handler(head, path[len(KEYS) :], query, content, straight.respond)
         except Exception as fault:
             straight.refuse(fault)
         return True
+
+    def _is_let_in(self, admission: Admission, method: str, query: str, now_s: float) -> bool:
+        door = self._door
+        return door.may_enter(admission, self.at_work, now_s) and door.is_in_time(admission, method, query)
 
     def _turn_away(
         self, admission: Admission, head: StraightHead, started_s: float, on_answer: Callable[[Answer], None]
