@@ -112,6 +112,39 @@ async def test_what_arrives_during_a_commit_shares_the_next(disk: Disk, commits:
     assert (commits.backlog, commits.committed) == (0, 2)
 
 
+async def test_rows_of_turn_after_turn_share_a_transaction_until_a_turn_brings_none(
+    disk: Disk, commits: GroupCommit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under load that saves most transactions; whoever comes after a turn without any has the next one."""
+    monkeypatch.setattr(group_commit, "GATHER_S_MAX", 60.0)
+    for number in range(20):
+        commits.put(b"%d" % number, state(number + 1))
+        await asyncio.sleep(0)
+        assert not disk.batches
+    await commits.wait(1)
+    assert [len(batch.states) for batch in disk.batches] == [20]
+    commits.put(b"late", state(1))
+    await until(lambda: len(disk.batches) == 2)
+    assert list(disk.batches[1].states) == [b"late"]
+
+
+@pytest.mark.parametrize("bound", ["GATHER_ROWS_MAX", "GATHER_S_MAX"])
+async def test_rows_do_not_wait_for_ever_for_more(
+    disk: Disk, commits: GroupCommit, bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where every turn brings some, their number ends the waiting, or the time."""
+    monkeypatch.setattr(group_commit, "GATHER_S_MAX", 60.0)
+    monkeypatch.setattr(group_commit, bound, 10 if bound == "GATHER_ROWS_MAX" else 0.01)
+    number = 0
+    while commits.committed == 0:
+        number += 1
+        commits.put(b"%d" % number, state(number))
+        await asyncio.sleep(0)
+    assert 10 <= len(disk.batches[0].states) <= number
+    if bound == "GATHER_ROWS_MAX":
+        assert len(disk.batches[0].states) <= 12
+
+
 async def test_nobody_is_called_before_the_commit_and_all_are_in_order(disk: Disk, commits: GroupCommit) -> None:
     disk.hold()
     called: list[str] = []
