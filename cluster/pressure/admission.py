@@ -140,8 +140,9 @@ class Admission:
         return self._expectation.shorter_s(self.in_flight)
 
     def can_make(self, timeout_s: float) -> bool:
-        """Whether one that begins now is likely to end in that time."""
-        return self._expectation.longer_s(self.in_flight) <= SAFE_SHARE * timeout_s
+        """Whether one that begins now is likely to end in that time. Behind few there is no queue to wait in: what took
+        long among them hung on something that may be over, and a refusal would be all that is left of it."""
+        return self.in_flight < FEW or self._expectation.longer_s(self.in_flight) <= SAFE_SHARE * timeout_s
 
     def _close(self, now_s: float) -> None:
         """The end of a window: what was seen in it."""

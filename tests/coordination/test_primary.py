@@ -8,7 +8,7 @@ import pytest
 
 from cluster.levels import Level
 from cluster.pressure import key_line
-from cluster.pressure.admission import WINDOW_S
+from cluster.pressure.admission import FEW, WINDOW_S
 from cluster.protocol.changes import Put
 from cluster.protocol.messages import Outcome
 from cluster.requests import Found, Overloaded, Unavailable, Unknown, Written
@@ -108,11 +108,12 @@ async def test_a_primary_refuses_what_can_not_make_its_deadline_before_it_does_a
     await cluster.put(1, key, b"before")
     now_s = asyncio.get_running_loop().time()
     forwards.look(now_s)
-    forwards.begin()
+    for _ in range(FEW + 1):
+        forwards.begin()
     forwards.end(1.0, True)  # the last took a second
     forwards.look(now_s + WINDOW_S)
     assert isinstance(await cluster.put(1, key, b"late", timeout_s=0.5), Overloaded)
     assert cluster.values_on_disk(key) == [b"before"] * 3
     assert forwards.refused == 1
     assert isinstance(await cluster.put(1, key, b"patient", timeout_s=5), Written)
-    assert forwards.in_flight == 0
+    assert forwards.in_flight == FEW

@@ -169,6 +169,12 @@ def test_where_hardly_anything_is_under_way_what_hung_until_its_time_was_up_says
     assert admission.expected_s() == 0.0
 
 
+def test_where_hardly_anything_is_under_way_nobody_is_refused_for_what_took_long_before() -> None:
+    """A peer was paused, and those that waited for it are done: an idle node refused short timeouts for two seconds."""
+    assert under_load(5.0, FEW - 1).can_make(0.01)
+    assert not under_load(5.0, FEW).can_make(0.01)
+
+
 def test_what_hung_until_its_time_was_up_is_no_standing_queue() -> None:
     admission = Admission()
     for window in range(100):

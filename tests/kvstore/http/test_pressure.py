@@ -103,10 +103,11 @@ async def test_who_waits_for_a_lock_takes_nobodys_place(start: Start) -> None:
 
 
 def slow(kind: Admission, took_s: float) -> None:
-    """The last of its kind took so long."""
+    """The last of its kind took so long, and as many as make a queue are under way."""
     now_s = asyncio.get_running_loop().time()
+    for _ in range(admission.FEW + 1):
+        kind.begin()
     kind.look(now_s)
-    kind.begin()
     kind.end(took_s, True)
     kind.look(now_s + WINDOW_S)
     kind._ends_s = now_s + 60.0  # nothing else is learned meanwhile
