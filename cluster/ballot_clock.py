@@ -30,6 +30,11 @@ RESERVE_MS = 3_000
 each half of it, and only while ballots are given out."""
 
 
+def ballot_below(ballot: int, steps: int) -> int:
+    """So many steps below a ballot, of the room that was left there."""
+    return ballot - (steps << SLOT_BITS)
+
+
 class BallotClock:
     """Gives out ballots; not for several threads."""
 
@@ -55,10 +60,13 @@ class BallotClock:
     def _bound(self) -> int:
         return (self.now_ms() + AHEAD_MS_MAX - EPOCH_MS) << BALLOT_MS_SHIFT
 
-    def tick(self, above: int = NONE) -> int:
-        """A new ballot, above `above` and above every ballot given out or absorbed before."""
+    def tick(self, above: int = NONE, room: int = 0) -> int:
+        """A new ballot, above `above` and above every ballot given out or absorbed before.
+
+        room: how many below it are left to whoever asks, above all those, too: ballot_below() gives them.
+        """
         physical = (self.now_ms() - EPOCH_MS) << COUNTER_BITS
-        self._last = max(physical, self._last + 1, (above >> SLOT_BITS) + 1)
+        self._last = max(physical, self._last + 1, (above >> SLOT_BITS) + 1) + room
         return (self._last << SLOT_BITS) | self._slot
 
     @property

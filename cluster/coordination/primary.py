@@ -3,18 +3,21 @@
 Strong writes of a key queue here instead of duelling. Only speed depends on it: two nodes that both believe to be
 the primary are two proposers, and CASPaxos is safe with any number of them.
 
-One attempt at a time per key: a prepared ballot shared by two coroutines would be one ballot used twice.
+One attempt at a time per key: a prepared ballot shared by two coroutines would be one ballot used twice. Plain writes
+that wait for one key go together (together.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, cast
 
 import msgspec
 
 from cluster.coordination.drive import Context, Drive
+from cluster.coordination.together import ROOM, outcome_of_earlier, run_behind
 from cluster.coordination.volley import Volleys
 from cluster.membership.topology import Topology
 from cluster.pressure.key_line import KeyLine
@@ -100,15 +103,16 @@ class _Proposal:
     """One change: in the queue, then under way, then, where more than a majority was asked for, spreading."""
 
     __slots__ = (
-        "_change",
-        "_needed",
+        "_along",
         "_on_outcome",
         "_primary",
         "_proposer",
         "_spread",
+        "change",
         "deadline_s",
         "is_over",
         "key",
+        "needed",
         "patience_s",
         "topology",
     )
@@ -116,8 +120,11 @@ class _Proposal:
     def __init__(
         self, primary: Primary, key: bytes, change: Change, needed: int, deadline_s: float, on_outcome: OnOutcome
     ) -> None:
-        self._primary, self.key, self._change, self._needed = primary, key, change, needed
+        self._primary, self.key, self.needed = primary, key, needed
+        self.change: Change | Compute = change
         self._on_outcome = on_outcome
+        self._along: list[_Proposal] = []
+        """Those behind it that go with it; then its change is the last one's."""
         self.topology = primary._topology()
         self.deadline_s, self.patience_s = deadline_s, float("inf")
         self.is_over = False
@@ -135,22 +142,35 @@ class _Proposal:
 
     def too_few(self, alive: list[int]) -> bool:
         """Whether it needs more replicas than these; then that is its answer."""
-        if len(alive) >= self._needed:
+        if len(alive) >= self.needed:
             return False
-        self._release_and_answer(Unavailable(self._needed, len(alive), self.topology.names(alive)))
+        self._release_and_answer(Unavailable(self.needed, len(alive), self.topology.names(alive)))
         return True
 
     def straight_accept(self) -> Accept | None:
         """What is to be sent where nothing stands in the way; a ballot that can't be used that way stays prepared."""
-        prepared = self._primary._prepared.take(self.key)
+        primary = self._primary
+        prepared, line = primary._prepared.take(self.key), primary._lines[self.key]
         if prepared is None:
             return None
+        along: list[_Proposal] = []
+        places = 0
+        if prepared.ballot == line.roomy:
+            along, places = run_behind(self, line.waiting, self.topology.majority, primary._now_s())
+        change = along[-1].change if along else self.change
+        tick = partial(primary._context.ballots.tick, room=ROOM) if line.waiting else primary._context.ballots.tick
         accept = None
         try:
-            accept = straight_accept(self.key, self._change, prepared, self._primary._context.ballots.tick)
+            accept = straight_accept(self.key, change, prepared, tick)
         finally:
             if accept is None:
-                self._primary._prepared.put(self.key, *prepared)
+                primary._prepared.put(self.key, *prepared)
+        if accept is not None:
+            line.roomy = accept.next_ballot if line.waiting else 0
+            self.change, self._along = change, along
+            for _ in range(places):
+                primary._context.sweeper.discard(line.waiting.popleft())
+            self.deadline_s = min(proposal.deadline_s for proposal in (self, *along))
         return accept
 
     def converse(self, begun: Accept | None = None) -> None:
@@ -158,7 +178,7 @@ class _Proposal:
         primary = self._primary
         self._proposer = Proposer(
             self.key,
-            self._change,
+            self.change,
             majority=self.topology.majority,
             tick=primary._context.ballots.tick,
             prepared=primary._prepared,
@@ -173,29 +193,29 @@ class _Proposal:
         record = accept.record
         if is_prepared:
             self._primary._prepared.put(self.key, accept.next_ballot, record)
-        if len(slots) < self._needed or isinstance(self._change, Compute):
+        if len(slots) < self.needed or isinstance(self.change, Compute):
             self._decided(Chosen(record, slots))
         else:
             self._release_and_answer(Written(record.origin, len(names), names))
 
     def doubtful(self, accept: Accept, accepted: int) -> None:
         """Its time ran out while replicas were asked with the first message."""
-        self._release_and_answer(Unknown(self._needed, accepted, (), accept.record.origin))
+        self._release_and_answer(Unknown(self.needed, accepted, (), accept.record.origin))
 
     def _decided(self, end: Chosen | Refuted | Uncertain) -> None:
         names = self.topology.names(end.slots)
-        if not isinstance(end, Uncertain) and len(names) < self._needed and self._is_wanted(end):
+        if not isinstance(end, Uncertain) and len(names) < self.needed and self._is_wanted(end):
             assert end.record is not None, "what is chosen, or remembered, is there"
             self._primary.release(self.key)
             self._spread_out(end.record)
-        elif isinstance(self._change, Compute) and not isinstance(end, Uncertain):
+        elif isinstance(self.change, Compute) and not isinstance(end, Uncertain):
             self._release_and_answer(cast(Outcome, Computed(end.record, isinstance(end, Chosen))))
         elif isinstance(end, Chosen):
             self._release_and_answer(Written(end.record.origin, len(names), names))
         elif isinstance(end, Uncertain):
-            self._release_and_answer(Unknown(self._needed, len(names), names, end.origin))
-        elif isinstance(self._change, Put):
-            self._release_and_answer(self._change.conflict(end.record, names))
+            self._release_and_answer(Unknown(self.needed, len(names), names, end.origin))
+        elif isinstance(self.change, Put):
+            self._release_and_answer(self.change.conflict(end.record, names))
         else:
             self._release_and_answer(Settled(end.record, names))
 
@@ -203,27 +223,27 @@ class _Proposal:
         """The deadline came first."""
         proposer = self._proposer
         if proposer.sent is None:
-            self._release_and_answer(Unavailable(self._needed, proposer.promised, ()))
+            self._release_and_answer(Unavailable(self.needed, proposer.promised, ()))
         else:
-            self._release_and_answer(Unknown(self._needed, proposer.accepted, (), proposer.sent))
+            self._release_and_answer(Unknown(self.needed, proposer.accepted, (), proposer.sent))
 
     def _is_wanted(self, end: Chosen | Refuted) -> bool:
         """Whether it is what was asked for; a refusal waits for no more replicas than it takes."""
-        return isinstance(end, Chosen) or (isinstance(self._change, Settle) and self._change.is_remembered(end.record))
+        return isinstance(end, Chosen) or (isinstance(self.change, Settle) and self.change.is_remembered(end.record))
 
     def _spread_out(self, record: Record) -> None:
         """The change is applied; more replicas than a majority are to have it before the answer."""
         majority = self.topology.majority
-        self._spread = Spread(self.key, record, needed=self._needed, majority=majority)
+        self._spread = Spread(self.key, record, needed=self.needed, majority=majority)
 
         def reached(slots: tuple[int, ...]) -> None:
             names = self.topology.names(slots)
-            is_read = isinstance(self._change, Settle)
+            is_read = isinstance(self.change, Settle)
             self._answer(Settled(record, names) if is_read else Written(record.origin, len(names), names))
 
         def fell_short() -> None:
             names = self.topology.names(self._spread.slots)
-            self._answer(Unknown(self._needed, max(len(names), majority), names, record.origin))
+            self._answer(Unknown(self.needed, max(len(names), majority), names, record.origin))
 
         self._drive(self._spread.run(), reached, fell_short)
 
@@ -242,4 +262,10 @@ class _Proposal:
 
     def _answer(self, outcome: Outcome) -> None:
         self.is_over = True
-        safely(self._on_outcome, outcome)
+        if not self._along:
+            safely(self._on_outcome, outcome)
+            return
+        behind = len(self._along)
+        for place, proposal in enumerate((self, *self._along)):
+            proposal.is_over = True
+            safely(proposal._on_outcome, outcome_of_earlier(outcome, behind - place))

@@ -29,10 +29,12 @@ Waiting = TypeVar("Waiting")
 class KeyLine(Generic[Waiting]):
     """The line of one key; somebody's turn it is, whether others wait or not. Made and dropped with each write."""
 
-    __slots__ = ("_began_s", "_short_s", "_turn_s", "waiting")
+    __slots__ = ("_began_s", "_short_s", "_turn_s", "roomy", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[Waiting] = deque()
+        self.roomy = 0
+        """The prepared ballot that has room below it for writes that go together; see coordination/together.py."""
         self._turn_s = 0.0
         """How long a turn takes; 0 before one was seen from its beginning to its end."""
         self._began_s = self._short_s = float("-inf")
