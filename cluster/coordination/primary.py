@@ -267,5 +267,4 @@ class _Proposal:
             return
         behind = len(self._along)
         for place, proposal in enumerate((self, *self._along)):
-            proposal.is_over = True
             safely(proposal._on_outcome, outcome_of_earlier(outcome, behind - place))

@@ -12,6 +12,7 @@ from cluster.ballot_clock import ballot_below
 from cluster.coordination.together import APART_S_MAX, LEFT_S_MIN, ROOM, outcome_of_earlier, run_behind
 from cluster.levels import Level
 from cluster.protocol.changes import Change, Compute, Put, Settle
+from cluster.protocol.messages import Request, Volley
 from cluster.requests import (
     Condition,
     ConditionKind,
@@ -26,7 +27,7 @@ from cluster.requests import (
 )
 from storage.ballot import slot_of
 from tests.coordination.test_volleys import accepts, watch
-from tests.coordination.three_nodes import MANY_KEYS, Cluster, Fate, form_cluster
+from tests.coordination.three_nodes import MANY_KEYS, TURN_S, Cluster, Fate, Rule, form_cluster
 
 
 async def hot(at: int = 0) -> tuple[Cluster, bytes]:
@@ -121,20 +122,45 @@ async def test_what_asks_for_more_goes_by_itself_at_its_place() -> None:
     assert await value(cluster, key) == b"g"
 
 
-async def test_when_nobody_knows_of_the_last_nobody_knows_of_any() -> None:
-    """Each is told under which version it may be applied."""
+async def test_a_ballot_that_was_promised_while_nobody_waited_has_no_room() -> None:
+    """Those that came meanwhile begin with one that goes alone; else their versions were those of older writes."""
     cluster, key = await hot()
-    cluster.network.treat(Fate.SILENT)
-    outcomes = await asyncio.gather(*begin(cluster, key, 10, timeout_s=1))
-    unknown = [outcome for outcome in outcomes if isinstance(outcome, Unknown)]
-    assert unknown
-    assert all(isinstance(outcome, Unknown | Overloaded | Unavailable) for outcome in outcomes)
-    told = [outcome.version for outcome in unknown if outcome.version is not None]
-    assert len(set(told)) == len(told)
-    cluster.network.heal()
-    await asyncio.sleep(2)
-    surely_not = {b"%d" % number for number, outcome in enumerate(outcomes) if not isinstance(outcome, Unknown)}
-    assert not surely_not & set(cluster.values_on_disk(key))
+    cluster.network.treat(Fate.DELIVERED, answer_after_s=3 * TURN_S)
+    for _ in range(3):
+        first = begin(cluster, key, 1)
+        await asyncio.sleep(TURN_S)  # it is on its way
+        behind = begin(cluster, key, 20)
+        found = versions(await asyncio.gather(*first, *behind))
+        assert found == sorted(set(found))
+        assert await value(cluster, key) == b"19"
+
+
+def silence_behind(cluster: Cluster, first: bytes) -> None:
+    """Only what bears this value goes through; all others are sent, and neither arrive nor are answered."""
+    rule_for = cluster.network.rule_for
+
+    def silent(source: int, target: int, request: Request) -> Rule:
+        is_first = isinstance(request, Volley) and request.accepts[0].record.value == first
+        return rule_for(source, target, request) if is_first else Rule(Fate.SILENT, (), None, None, 0.0)
+
+    cluster.network.rule_for = silent  # type: ignore[method-assign]
+
+
+async def test_when_nobody_knows_of_the_last_nobody_knows_of_any() -> None:
+    """Each is told so by its own deadline, and under which version it may be applied."""
+    cluster, key = await hot()
+    silence_behind(cluster, b"0")
+    first, *behind = begin(cluster, key, 1) + [
+        asyncio.create_task(cluster.put(0, key, b"%d" % number, timeout_s=timeout_s))
+        for number, timeout_s in enumerate((2.0, 1.8, 2.5, 1.5), 1)
+    ]
+    outcomes = await asyncio.gather(*behind)
+    assert isinstance(await first, Written)
+    assert all(isinstance(outcome, Unknown) for outcome in outcomes), outcomes
+    told = [outcome.version for outcome in outcomes if isinstance(outcome, Unknown) and outcome.version is not None]
+    assert told == sorted(set(told))
+    assert len(told) == 4
+    assert b"4" in cluster.values_on_disk(key), "on the primary's own"
 
 
 async def test_two_lost_replicas_on_the_way_change_nothing() -> None:
