@@ -73,13 +73,13 @@ clean:
 
 # Some systems split venv's own pip off into another package; then a pip that is there fills the environment.
 $(VENV)/.made:
-	@$(or $(PYTHON),python3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	@"$${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "kvstore needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
-	@python=$${PYTHON:-$$(python3 deploy/choose_python.py)} && echo "making $(VENV) with $$python" \
-	  && { $$python -m venv $(VENV) 2>/dev/null \
-	    || { $$python -m venv --clear --without-pip $(VENV) \
-	      && { $$python -m pip --version >/dev/null 2>&1 || python=python3; } \
-	      && $$python -m pip --python $(BIN)/python install --quiet pip; }; }
+	@python="$${PYTHON:-$$(python3 deploy/choose_python.py)}" && echo "making $(VENV) with $$python" \
+	  && { "$$python" -m venv $(VENV) 2>/dev/null \
+	    || { "$$python" -m venv --clear --without-pip $(VENV) \
+	      && { "$$python" -m pip --python $(BIN)/python install --quiet pip \
+	        || python3 -m pip --python $(BIN)/python install --quiet pip; }; }; }
 	@touch $@
 
 # What a node needs, and no more: the first start is quick.

@@ -2,8 +2,8 @@
 
 A node's time is mostly the interpreter's, and two builds of one version differ by half in speed: distributions build
 with profile-guided optimisation, tools that compile a Python on the spot often don't. So where another build of the
-very version that runs this is clearly faster, it is that one. Only what Python brings along is used here: there is no
-environment yet.
+same minor version as the one that runs this is clearly faster, it is that one. Only what Python brings along is used
+here: there is no environment yet.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import sysconfig
-from pathlib import Path
 from time import process_time
 
 CLEARLY = 0.87
@@ -20,6 +19,8 @@ CLEARLY = 0.87
 FOLDERS = ("/usr/bin", "/usr/local/bin", "/opt/homebrew/bin")
 """Where the system's own are, besides PATH."""
 PATIENCE_S = 20.0
+SQLITE_MIN = (3, 31)
+"""An older one is refused by the node."""
 ROUNDS, CALLS = 25, 10_000
 
 
@@ -51,9 +52,14 @@ def seconds() -> float:
 
 
 def kind() -> str:
-    """The version and the binary interface: packages that fit one interpreter of a kind fit all."""
-    import ssl, sqlite3, venv  # noqa: E401, F401, I001, PLC0415 - one that lacks them is none
+    """The version and the binary interface: packages that fit one interpreter of a kind fit all.
 
+    Raises ImportError for one that lacks what a node needs.
+    """
+    import ssl, sqlite3, venv  # noqa: E401, F401, I001, PLC0415
+
+    if sqlite3.sqlite_version_info < SQLITE_MIN:
+        raise ImportError(f"SQLite {sqlite3.sqlite_version}")
     return f"{sysconfig.get_config_var('SOABI')} {sys.platform}"
 
 
@@ -62,10 +68,10 @@ def others() -> list[str]:
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     known, found = {os.path.realpath(sys.executable)}, []
     for folder in (*os.environ.get("PATH", "").split(os.pathsep), *FOLDERS):
-        path = Path(folder, name)
-        if path.is_file() and (real := os.path.realpath(path)) not in known:
+        path = os.path.join(folder, name)
+        if os.path.isfile(path) and (real := os.path.realpath(path)) not in known:
             known.add(real)
-            found.append(str(path))
+            found.append(path)
     return found
 
 
@@ -86,7 +92,12 @@ def main() -> None:
     if sys.argv[1:] == ["--measure"]:
         print(seconds(), kind())
         return
-    own_s, own_kind, chosen, best_s = seconds(), kind(), sys.executable, float("inf")
+    try:
+        own_s, own_kind = seconds(), kind()
+    except ImportError:  # whatever comes of it, pip says it better
+        print(sys.executable)
+        return
+    chosen, best_s = sys.executable, float("inf")
     for path in others():
         found = measured(path)
         if found is not None and found[1] == own_kind and found[0] < min(best_s, CLEARLY * own_s):

@@ -166,9 +166,9 @@ def overload(
         watching = asyncio.get_running_loop().create_task(watch.run())
         loop = Impatient(addresses, make, rate=rate, seconds=seconds, patience_s=patience_s)
         await loop.open(CONNECTIONS)
-        had_s, began_s = watch.cpu_s(), time.perf_counter()
+        had_s = watch.cpu_s()
         tally = await loop.run()
-        watch.cores = (watch.cpu_s() - had_s) / (time.perf_counter() - began_s)
+        watch.cores = (watch.cpu_s() - had_s) / tally.seconds  # the last answers come later, and belong to it
         watching.cancel()
         return tally
 
@@ -260,10 +260,10 @@ def _figures(case: str, peak: Peak, tally: Tally, watch: Watch, before_mib: floa
         peak_per_s=round(peak.per_s),
         offered_per_s=round(tally.offered / tally.seconds),
         goodput_per_s=round(tally.goodput),
-        goodput_share=round(tally.goodput / peak.per_s, 2),
+        goodput_share=round(tally.goodput / peak.per_s, 2) if peak.per_s else 0.0,
         peak_cores=round(peak.cores, 2),
         cores=round(watch.cores, 2),
-        goodput_share_per_core=round(tally.goodput / watch.cores / (peak.per_s / peak.cores), 2),
+        goodput_share_per_core=round(tally.goodput / peak.per_s * peak.cores / watch.cores, 2) if peak.per_s else 0.0,
         p50_ms=round(tally.in_time.percentile_ms(0.5), 1),
         p99_ms=round(tally.in_time.percentile_ms(0.99), 1),
         refused_per_s=round(len(tally.refused) / tally.seconds),

@@ -4,7 +4,7 @@ One fsync then pays for all the requests that wait. A caller puts its rows, keep
 and asks to be called when it is durable.
 
 The disk's pace gathers them, and under load the loop's: as long as each of its turns brings more rows, the transaction
-waits for another one. Where all who wait wait for this transaction, a turn brings none, and it begins at once. So there
+waits for another one. Where all who wait wait for this transaction, the next turn brings none, and it begins. So there
 is no delay to set, as in databases that wait for company (PostgreSQL's commit_delay), and none for a single client.
 """
 
@@ -262,7 +262,8 @@ class GroupCommit:
             self._idle = None
 
     async def _until_gathered(self) -> None:
-        """Returns when a turn of the loop has brought no more rows, or it is time."""
+        """Returns when a turn of the loop has brought no more states, or it is time. All else goes with them: where no
+        state waits, that is one turn."""
         clock = asyncio.get_running_loop().time
         latest_s, before = clock() + GATHER_S_MAX, -1
         while before < (rows := len(self._pending.states)) < GATHER_ROWS_MAX and clock() < latest_s:

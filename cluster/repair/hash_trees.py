@@ -35,6 +35,7 @@ def digest_of_record(key: bytes, record: Record | None) -> int:
         return 0
     if record.fences:
         return digest(key, record.ballot, digest_of(record.fences))
+    # digest() without fences, written out: three times a put
     return int.from_bytes(blake2b(record.ballot.to_bytes(8, "big") + key, digest_size=DIGEST_BYTES).digest(), "big")
 
 

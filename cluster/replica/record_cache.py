@@ -14,8 +14,11 @@ from storage.record import ReplicaState
 
 ENTRY_OVERHEAD_BYTES = 720
 """Python's cost of one cached key: entry, state, record, key, dictionary slot; measured with a million entries."""
-PASSED_MAX = 64
-"""In a row; then one goes though it was used: where all are in use, to find that out must not take a whole round."""
+PASSED_MAX = 8
+"""In a row; then one goes though it was used: where all are in use, to find that out must not take a whole round. As
+many whose commit is under way are met at a time: a key that is written all the time must not keep all others here."""
+STRAYS_MAX = 1_024
+"""Keys of the round that are not here any more, beside as many as are here."""
 FENCE_BYTES = 200
 """About what one fence costs: the lock's name, its number, their slot."""
 
@@ -85,28 +88,31 @@ class RecordCache:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self.size_bytes -= entry.size
+            if len(self._round) > 2 * len(self._entries) + STRAYS_MAX:
+                self._round = deque(self._entries)
 
     def entries(self) -> list[tuple[bytes, Entry]]:
         """All of them, for the rare case that all are to be looked at."""
         return list(self._entries.items())
 
     def shrink(self, committed: int) -> None:
-        """Drops what was not used, down to the bound; stops at one whose commit is still under way."""
-        entries, hand, passed = self._entries, self._round, 0
-        while self.size_bytes > self._bytes_max and hand:
+        """Drops what was not used, down to the bound; never one whose commit is still under way."""
+        entries, hand, passed, waiting = self._entries, self._round, 0, 0
+        while self.size_bytes > self._bytes_max and hand and waiting < PASSED_MAX:
             key = hand.popleft()
             entry = entries.get(key)
             if entry is None:
                 continue
             if entry.ticket > committed:
-                hand.appendleft(key)
-                return
-            if entry.is_used and passed < PASSED_MAX:
+                hand.append(key)
+                waiting += 1
+            elif entry.is_used and passed < PASSED_MAX:
                 entry.is_used = False
                 hand.append(key)
                 passed += 1
             else:
-                self.remove(key)
+                del entries[key]
+                self.size_bytes -= entry.size
                 passed = 0
 
 

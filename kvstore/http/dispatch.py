@@ -96,7 +96,12 @@ class Dispatcher:
         self.in_flight += 1
         admission, started_s = self._door.straight[head.method], self._clock()
         path, _, query = head.raw_path.partition("?")
-        if is_checked and not self._is_let_in(admission, head.method, query, started_s):
+        try:
+            is_let_in = not is_checked or self._is_let_in(admission, head.method, query, started_s)
+        except Exception as fault:
+            _Straight(self, head, on_answer, started_s).refuse(fault)
+            return True
+        if not is_let_in:
             self._turn_away(admission, head, started_s, on_answer)
             return True
         straight = _Straight(self, head, on_answer, started_s)

@@ -12,7 +12,7 @@ import pytest
 from cluster.ballot_clock import AHEAD_MS_MAX, BALLOT_MS_SHIFT
 from cluster.protocol.messages import Accept, Accepted, Held, Prepare, Promised, Read, Reply, Unfit
 from cluster.repair.hash_trees import digest
-from cluster.replica.record_cache import ENTRY_OVERHEAD_BYTES, RecordCache
+from cluster.replica.record_cache import ENTRY_OVERHEAD_BYTES, STRAYS_MAX, RecordCache
 from storage.ballot import BALLOT_MAX, NONE
 from storage.engine import Damaged
 from storage.record import Record, ReplicaState
@@ -214,6 +214,30 @@ def test_the_cache_forgets_a_key_that_was_removed_and_takes_it_again() -> None:
         cache.shrink(committed=0)
         assert cache.size_bytes == (ENTRY_OVERHEAD_BYTES + 1) * len(cache) <= 3 * (ENTRY_OVERHEAD_BYTES + 1)
     assert len(cache) == 3
+
+
+def test_a_key_that_is_written_all_the_time_keeps_no_other_in_memory() -> None:
+    """Its commit is under way whenever the hand comes by."""
+    cache = RecordCache(20 * (ENTRY_OVERHEAD_BYTES + 8))
+    for ticket in range(1, 200):
+        _cached(cache, b"hot", ticket)
+        for number in range(10):
+            _cached(cache, b"%d/%d" % (ticket, number), ticket - 1)
+        cache.shrink(committed=ticket - 1)
+        assert len(cache) <= 24
+        assert cache.get(b"hot") is not None
+
+
+def test_keys_that_come_and_go_leave_nothing_behind() -> None:
+    """Every tombstone that is purged comes into memory and leaves it, on nodes that have room for all their keys."""
+    cache = RecordCache(1 << 30)
+    _cached(cache, b"stays", 0)
+    for number in range(20_000):
+        _cached(cache, b"%d" % number, 0)
+        cache.remove(b"%d" % number)
+    assert len(cache._round) < 2 * STRAYS_MAX
+    assert [key for key, _ in cache.entries()] == [b"stays"]
+    assert cache.size_bytes == ENTRY_OVERHEAD_BYTES + 5
 
 
 def test_the_cache_counts_the_bytes_of_what_it_holds_and_no_others() -> None:
