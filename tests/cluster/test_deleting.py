@@ -36,8 +36,10 @@ def test_what_is_deleted_goes_from_all_disks_and_stays_away(tmp_path: Path) -> N
         client = Client(cluster.http_address("n1"))
         keys = [f"key/{number:05d}" for number in range(KEYS)]
         write_all(client, [{"op": "put", "key": key, "value": VALUE} for key in (*keys, KEPT)], "strong")
-        write_all(client, [{"op": "delete", "key": key} for key in keys], "strong")
         folders = [cluster.data(name) for name in cluster.names]
+        # Deleted sooner, a value would leave the journal of states without ever having had a row.
+        wait_until(lambda: [rows(folder) for folder in folders] == [KEYS + 1] * 3, "a row with its value for each key")
+        write_all(client, [{"op": "delete", "key": key} for key in keys], "strong")
         wait_until(lambda: min(map(size, folders)) > KEYS * len(VALUE), "all of it to be in the databases")
         wait_until(lambda: [rows(folder) for folder in folders] == [KEYS + 1] * 3, "a row for each key")
         wait_until(lambda: [rows(folder) for folder in folders] == [1] * 3, "all rows to go", SHORTEST_S + 60, 2.0)
