@@ -97,7 +97,11 @@ class Dispatcher:
         admission, started_s = self._door.straight[head.method], self._clock()
         path, _, query = head.raw_path.partition("?")
         try:
-            is_let_in = not is_checked or self._is_let_in(admission, head.method, query, started_s)
+            if not is_checked:
+                self._guard.check(head)
+                if known is not None:
+                    known[_CHECKED] = True
+            is_let_in = self._is_let_in(admission, head.method, query, started_s)
         except Exception as fault:
             _Straight(self, head, on_answer, started_s).refuse(fault)
             return True
@@ -105,15 +109,8 @@ class Dispatcher:
             self._turn_away(admission, head, started_s, on_answer)
             return True
         straight = _Straight(self, head, on_answer, started_s)
+        straight.enter(admission)
         try:
-            if not is_checked:
-                self._guard.check(head)
-                if known is not None:
-                    known[_CHECKED] = True
-                if not self._is_let_in(admission, head.method, query, started_s):
-                    straight.turn_away(admission)
-                    return True
-            straight.enter(admission)
             handler(head, path[len(KEYS) :], query, content, straight.respond)
         except Exception as fault:
             straight.refuse(fault)
@@ -270,10 +267,6 @@ class _Straight:
         """It is let in."""
         self._admission = admission
         admission.begin()
-
-    def turn_away(self, admission: Admission) -> None:
-        """It is not."""
-        self._end(self._dispatcher._turned_away(admission, self._head, self._request_id))
 
     def respond(self, make: Callable[..., Answer], *arguments: object) -> None:
         """What came of it; see routes/kv.py."""

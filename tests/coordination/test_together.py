@@ -26,7 +26,7 @@ from cluster.requests import (
     Written,
 )
 from storage.ballot import slot_of
-from tests.coordination.test_volleys import accepts, watch
+from tests.coordination.overheard import accepts, watch
 from tests.coordination.three_nodes import MANY_KEYS, TURN_S, Cluster, Fate, Rule, form_cluster
 
 

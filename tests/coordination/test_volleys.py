@@ -13,7 +13,7 @@ from cluster.coordination.primary import Computed
 from cluster.link.frames import Requests, decode_requests, encode
 from cluster.membership.fitness import Bar
 from cluster.protocol.changes import Compute, Put
-from cluster.protocol.messages import Accept, Heartbeat, Outcome, Prepare, Read, Request, Taken, Volley
+from cluster.protocol.messages import Accept, Outcome, Prepare, Read, Taken, Volley
 from cluster.requests import (
     Condition,
     ConditionKind,
@@ -27,9 +27,9 @@ from cluster.requests import (
 )
 from storage.ballot import NONE
 from storage.record import Record
-from tests.coordination.three_nodes import MANY_KEYS, TURN_S, Cluster, Fate, Rule, form_cluster, until
+from tests.coordination.overheard import Said, accepts, watch
+from tests.coordination.three_nodes import MANY_KEYS, TURN_S, Cluster, Fate, form_cluster, until
 
-Said = list[tuple[int, Request]]
 Answer = TypeVar("Answer")
 
 
@@ -53,27 +53,8 @@ async def put_all(cluster: Cluster, keys: Iterable[bytes], value: bytes, **choic
     return await asyncio.gather(*(cluster.put(0, key, value, **choices) for key in keys))  # type: ignore[arg-type]
 
 
-def watch(cluster: Cluster) -> Said:
-    """What nodes ask of one another from now on: (target, request)."""
-    said: Said = []
-    rule_for = cluster.network.rule_for
-
-    def noting(source: int, target: int, request: Request) -> Rule:
-        if not isinstance(request, Heartbeat):
-            said.append((target, request))
-        return rule_for(source, target, request)
-
-    cluster.network.rule_for = noting  # type: ignore[method-assign]
-    return said
-
-
 def kinds(said: Said) -> list[tuple[int, type]]:
     return sorted(((target, type(request)) for target, request in said), key=str)
-
-
-def accepts(said: Said) -> list[Accept]:
-    """Those that went in volleys, to whichever replica."""
-    return [accept for _, request in said if isinstance(request, Volley) for accept in request.accepts]
 
 
 def versions(outcomes: Iterable[WriteOutcome]) -> list[int]:
