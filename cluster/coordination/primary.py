@@ -167,7 +167,7 @@ class _Proposal:
                 primary._prepared.put(self.key, *prepared)
         if accept is not None:
             line.roomy = accept.next_ballot if line.waiting else 0
-            self.change, self._along = change, along
+            self.change, self._along, line.served = change, along, 1 + len(along)
             for _ in range(places):
                 primary._context.sweeper.discard(line.waiting.popleft())
             self.deadline_s = min(proposal.deadline_s for proposal in (self, *along))

@@ -29,14 +29,16 @@ Waiting = TypeVar("Waiting")
 class KeyLine(Generic[Waiting]):
     """The line of one key; somebody's turn it is, whether others wait or not. Made and dropped with each write."""
 
-    __slots__ = ("_began_s", "_short_s", "_turn_s", "roomy", "waiting")
+    __slots__ = ("_began_s", "_short_s", "_turn_s", "roomy", "served", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[Waiting] = deque()
         self.roomy = 0
         """The prepared ballot that has room below it for writes that go together; see coordination/together.py."""
+        self.served = 1
+        """Writes that have this turn together."""
         self._turn_s = 0.0
-        """How long a turn takes; 0 before one was seen from its beginning to its end."""
+        """How long a turn takes for each write in it; 0 before one was seen from its beginning to its end."""
         self._began_s = self._short_s = float("-inf")
 
     def too_long_s(self, now_s: float, deadline_s: float) -> float:
@@ -53,6 +55,6 @@ class KeyLine(Generic[Waiting]):
     def turn_begins(self, now_s: float) -> None:
         """The next one's, right after that of the one before."""
         if self._began_s > float("-inf"):
-            took_s = now_s - self._began_s
+            took_s = (now_s - self._began_s) / self.served
             self._turn_s += (took_s - self._turn_s) * (WEIGHT if self._turn_s else 1.0)
-        self._began_s = now_s
+        self._began_s, self.served = now_s, 1

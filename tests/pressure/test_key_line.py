@@ -78,3 +78,13 @@ def test_the_bound_of_a_line_of_unknown_pace(monkeypatch: pytest.MonkeyPatch) ->
     line: KeyLine[int] = KeyLine()
     line.waiting.extend((1, 2))
     assert 0 < line.too_long_s(10.0, FAR_S) <= SHORT_S
+
+
+def test_where_writes_go_together_the_line_is_as_long_as_their_turns() -> None:
+    """A turn of sixty writes was taken for that of one: 400 clients of one key were refused for a wait of 30 ms."""
+    line: KeyLine[int] = KeyLine()
+    line.waiting.extend(range(400))
+    for turn in range(1, 300):
+        line.turn_begins(turn * 0.005)
+        line.served = 60
+        assert not line.too_long_s(turn * 0.005, turn * 0.005 + 0.2)
