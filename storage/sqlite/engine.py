@@ -196,18 +196,26 @@ class SqliteEngine:
         return await self._usable_reader().rows(first, behind, after, limit)
 
     async def purgeable(self, first: int, behind: int, ballot_max: int, expired_before_ms: int) -> list[bytes]:
-        """See Engine."""
-        await self.fold()
-        return await self._usable_reader().purgeable(first, behind, ballot_max, expired_before_ms)
+        """See Engine. What is journalled is nearly always too young for it, and most ranges have nothing."""
+        found = await self._usable_reader().purgeable(first, behind, ballot_max, expired_before_ms)
+        if found or self._journal.has_promises_up_to(ballot_max):
+            await self.fold()
+            found = await self._usable_reader().purgeable(first, behind, ballot_max, expired_before_ms)
+        return found
 
     async def hints(self, after: int, limit: int, value_bytes_max: int) -> HintPage:
         """See Engine."""
         return await self._usable_reader().hints(after, limit, value_bytes_max)
 
     async def scrub(self, after: int, limit: int) -> ScrubPage:
-        """See Engine."""
-        await self.fold()
-        return await scrub_step(self._usable_reader().sweep, after, limit)
+        """See Engine. The rows of the journal are written once a sweep, or where they may be those that rotted."""
+        if after == 0:
+            await self.fold()
+        page = await scrub_step(self._usable_reader().sweep, after, limit)
+        if page.rotten and len(self._journal):
+            await self.fold()
+            page = await scrub_step(self._usable_reader().sweep, after, limit)
+        return page
 
     async def mend(self, rows: Sequence[int]) -> None:
         """See Engine."""

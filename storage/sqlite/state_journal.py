@@ -20,6 +20,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from storage.ballot import BALLOT_MAX
 from storage.engine import Batch
 from storage.record import ReplicaState
 from storage.sqlite.leaf_sums import packed_changes
@@ -75,6 +76,9 @@ class StateJournal:
         """Of the entries since the folding began."""
         self._boundary = 0
         """The entries of the folding end here."""
+        self._lowest = min((state.promised for state in states.values()), default=BALLOT_MAX)
+        self._folding_lowest = BALLOT_MAX
+        """No promise among the newest, or the folding, is below that."""
         self._emptied_to = 0
         self.is_tight = False
         """Whether there was no room for the last transaction: then no rows are written on top of it."""
@@ -97,6 +101,10 @@ class StateJournal:
         state = self._newest.get(key)
         return state if state is not None else self._folding.get(key)
 
+    def has_promises_up_to(self, ballot: int) -> bool:
+        """Whether anything is journalled of which the table may be asked by this ballot."""
+        return min(self._lowest, self._folding_lowest) <= ballot
+
     def fold(self) -> None:
         """From now on the rows of what is journalled are written, unless that is under way."""
         if self._boundary or self.is_empty:
@@ -104,6 +112,7 @@ class StateJournal:
         self._folding, self._newest = self._newest, {}
         self._keys, self._done = sorted(self._folding), 0
         self._boundary, self._bytes = self._last, 0
+        self._folding_lowest, self._lowest = self._lowest, BALLOT_MAX
 
     def plan(self, batch: Batch, sequence: int) -> Plan:
         """What the next transaction, the commit of this sequence, writes, if it is to write this batch."""
@@ -133,15 +142,18 @@ class StateJournal:
             self._bytes += len(plan.encoded)
         newest = self._newest
         for key, state in plan.entry:
-            if state is not None:
-                newest[key] = state
-            else:
+            if state is None:
                 newest.pop(key, None)
                 self._folding.pop(key, None)
+            else:
+                newest[key] = state
+                if state.promised < self._lowest:
+                    self._lowest = state.promised
         self._done += plan.places
         if plan.emptied_to:
             self._emptied_to, self._boundary = plan.emptied_to, 0
             self._folding, self._keys = {}, []
+            self._folding_lowest = BALLOT_MAX
 
     def _has(self, key: bytes) -> bool:
         return key in self._newest or key in self._folding

@@ -144,7 +144,7 @@ async def test_what_a_comparison_of_many_keys_moves() -> None:
         await plant(cluster, key, record, [number % 2])
     await until(partial(all_hold, cluster, records), 20)
     assert (totals.keys_differed, totals.keys_sent, totals.keys_fetched) == (100, 50, 50)
-    assert 30 * 8 * LEAVES < totals.comparing_bytes < 200_000
+    assert 30 * 8 * LEAVES < totals.comparing_bytes < 300_000
     assert 100 * 1_000 < totals.record_bytes < 100 * 1_300
 
 
@@ -659,8 +659,8 @@ async def test_a_repair_ends_with_its_budget() -> None:
     asked = cluster.topology.replica_slots[partition][0]
     await plant(cluster, b"key", new_record(cluster), [asked])
     began_s = asyncio.get_running_loop().time()
-    report = await answer_of(cluster.nodes[asked], RepairPartition(partition, 500))
-    assert asyncio.get_running_loop().time() - began_s < 0.6
+    report = await answer_of(cluster.nodes[asked], RepairPartition(partition, 1_000))
+    assert asyncio.get_running_loop().time() - began_s < 1.1
     assert isinstance(report, PartitionRepaired)
     assert (report.differed, report.sent, report.left) == (1, 0, 1)
     assert isinstance(await answer_of(cluster.nodes[asked], RepairPartition(partition, 60_000)), PartitionRepaired)

@@ -11,7 +11,7 @@ something, and both are to have the fences joined.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from cluster.repair.hash_trees import LEAVES, digest
@@ -72,7 +72,7 @@ def is_covered(difference: Difference, floor: int, now_ms: int) -> bool:
     return row.tombstone or 0 < row.expires_at_ms <= now_ms
 
 
-def runs(leaves: Sequence[int]) -> list[tuple[int, int]]:
+def runs(leaves: Iterable[int]) -> list[tuple[int, int]]:
     """Leaves that differ, put together to be compared with few messages: (first leaf, how many), within a partition."""
     found: list[tuple[int, int]] = []
     for leaf in sorted(leaves):

@@ -1,8 +1,15 @@
-"""Finding: from the roots of all shared partitions down to the keys that differ."""
+"""Finding: from the roots of all shared partitions down to the keys that differ.
+
+Under load leaves differ all the time, each for the moment in which a write is on its way to the other side. To list
+their rows would write the rows of all that is journalled (storage/sqlite/state_journal.py), many times a second, for
+nothing. So leaves are looked at again for as long as that leaves fewer than half of them, and rows are listed only of
+those that still differ.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -28,6 +35,10 @@ from storage.engine import StorageError
 
 RUNS_AT_ONCE = 4
 """Runs of leaves that are compared at a time with one peer."""
+LOOK_AGAIN_S = 0.25
+"""Between two looks at the leaves: what was on its way at the first is there at the next, most of it."""
+LOOKS_MAX = 5
+"""At leaves; a leaf whose keys are all written all the time differs at each."""
 KEYS_PER_BATCH = 5_000
 """About how many differences are looked for before they are looked at again and brought together."""
 log = structlog.get_logger()
@@ -58,11 +69,11 @@ class Finding:
         self._parts.context.random.shuffle(differing)  # whoever else compares with that peer begins elsewhere
         found = Found(left_out=set(differing))
         floors = dict(told.floors)
-        for partition in differing:
+        for partition, leaves in (await self._settled_leaves(asking, differing)).items():
             if asking.is_vain or len(found.differences) >= KEYS_PER_BATCH:
                 break
             floor = max(floors.get(partition, NONE), self._parts.marks.floors.get(partition, NONE))
-            if await self._look_into(asking, partition, floor, found.differences):
+            if await self._look_into(asking, leaves, floor, found.differences):
                 found.left_out.discard(partition)
         return found
 
@@ -85,12 +96,39 @@ class Finding:
                 self._on_higher_floor(partition, floor)
         return answer
 
-    async def _look_into(self, asking: Asking, partition: int, floor: int, found: list[Difference]) -> bool:
-        """Adds what differs in this partition; whether that is all."""
+    async def _settled_leaves(self, asking: Asking, partitions: Sequence[int]) -> dict[int, set[int]]:
+        """Partition -> its leaves that differ for longer than a moment. Those of which the peer does not say are not
+        there."""
+        differing = await self._differing_leaves(asking, partitions)
+        for _ in range(LOOKS_MAX - 1):
+            before = sum(map(len, differing.values()))
+            if not before:
+                break
+            await asyncio.sleep(LOOK_AGAIN_S)
+            again = await self._differing_leaves(asking, [partition for partition in differing if differing[partition]])
+            differing = {
+                partition: leaves & again[partition] if leaves else leaves
+                for partition, leaves in differing.items()
+                if not leaves or partition in again
+            }
+            if sum(map(len, differing.values())) > before / 2:
+                break
+        return differing
+
+    async def _differing_leaves(self, asking: Asking, partitions: Sequence[int]) -> dict[int, set[int]]:
+        """The same at this moment."""
         trees = self._parts.trees
-        answer = await asking.compare(CompareLeaves(partition, pack(trees.leaf_sums(partition))))
-        if not isinstance(answer, LeavesCompared):
-            return False
+        differing = {}
+        for partition in partitions:
+            if asking.is_vain:
+                break
+            answer = await asking.compare(CompareLeaves(partition, pack(trees.leaf_sums(partition))))
+            if isinstance(answer, LeavesCompared):
+                differing[partition] = set(answer.leaves).intersection(trees.leaves_of(partition))
+        return differing
+
+    async def _look_into(self, asking: Asking, leaves: Iterable[int], floor: int, found: list[Difference]) -> bool:
+        """Adds what differs in these leaves; whether that is all."""
         now_ms = self._parts.context.ballots.now_ms()
         is_complete = True
 
@@ -101,7 +139,6 @@ class Finding:
             is_complete = is_complete and is_all
             found.extend(one for one in differing if not is_covered(one, floor, now_ms))
 
-        leaves = [leaf for leaf in answer.leaves if leaf in trees.leaves_of(partition)]
         await at_once(RUNS_AT_ONCE, runs(leaves), compare)
         return is_complete
 
