@@ -20,7 +20,7 @@ from cluster.tasks import safely
 from kvstore.http.head import StraightHead
 from kvstore.http.incoming.body import Content
 from kvstore.http.incoming.unparsed import HEADERS_MAX, LINE_BYTES_MAX, reason
-from kvstore.http.known_heads import KnownHeads, left_of_body
+from kvstore.http.known_heads import KnownHeads, KnownRequest, left_of_body
 from kvstore.http.outgoing.answer import SLOW_READER_S, Answer
 from kvstore.http.outgoing.unread import Unread
 
@@ -39,6 +39,8 @@ Unparsed = Callable[[BaseException | None, bytes], Answer]
 """The answer to what could not be parsed: of what went wrong, and the bytes that it came in."""
 Begin = Callable[[StraightHead, Content, Callable[[Answer], None]], bool]
 """Answers a request straight; False when it can't."""
+TurnAway = Callable[[KnownRequest], bytes | None]
+"""The refusal of a request that is too much, as it goes over the wire; None for one that is not."""
 
 
 class WaitingClient:
@@ -120,6 +122,7 @@ class Connection(RequestHandler):
         "_refused_bytes",
         "_slow_reader_timer",
         "_straight",
+        "_turn_away",
         "_unparsed",
         "busy",
         "client",
@@ -127,7 +130,15 @@ class Connection(RequestHandler):
         "unread",
     )
 
-    def __init__(self, server: Listener, unparsed: Unparsed, begin: Begin, heads: KnownHeads, unread: Unread) -> None:
+    def __init__(
+        self,
+        server: Listener,
+        unparsed: Unparsed,
+        begin: Begin,
+        turn_away: TurnAway,
+        heads: KnownHeads,
+        unread: Unread,
+    ) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -139,7 +150,7 @@ class Connection(RequestHandler):
             auto_decompress=False,
             access_log=cast(Any, None),
         )
-        self._unparsed, self._begin, self._heads = unparsed, begin, heads
+        self._unparsed, self._begin, self._turn_away, self._heads = unparsed, begin, turn_away, heads
         self.unread = unread
         self._body_left = 0
         """Bytes of a body that are still to come; see left_of_body()."""
@@ -214,7 +225,13 @@ class Connection(RequestHandler):
     def _answer_known(self, data: bytes) -> bool:
         """Answers a request whose head is known; False when the parser has to look at it."""
         request = self._heads.request(data)
-        if request is None or not self._begin_straight(*request):
+        if request is None:
+            return False
+        refusal = self._turn_away(request)
+        if refusal is not None:
+            assert self.transport is not None, "it has just been heard"
+            self._send(self.transport, refusal, keep_alive=True)
+        elif not self._begin_straight(*request.taken_apart()):
             return False
         self._taken()
         return True
@@ -261,18 +278,22 @@ class Connection(RequestHandler):
             self._over()
             return
         try:
-            transport.write(answer.wire(head))
+            self._send(transport, answer.wire(head), answer.keep_alive)
         except Exception:
             self._over()
             self.force_close()
             raise
-        self._keepalive = answer.keep_alive
+
+    def _send(self, transport: asyncio.Transport, wire: bytes, keep_alive: bool) -> None:
+        """Sends a whole answer; then the next request may come."""
+        transport.write(wire)
+        self._keepalive = keep_alive
         if self._paused:
             self.unread.add(transport)
             self._slow_reader_timer = self._loop.call_later(SLOW_READER_S, transport.abort)
         else:
             self._over()
-        if answer.keep_alive:
+        if keep_alive:
             self._next_keepalive_close_time = self._loop.time() + KEEP_ALIVE_S
             if self._keepalive_handle is None:
                 self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
@@ -344,9 +365,10 @@ class Listener(web.Server):
         unparsed: Unparsed,
         connections_max: int,
         begin: Begin = lambda head, content, on_answer: False,
+        turn_away: TurnAway = lambda request: None,
     ) -> None:
         super().__init__(cast(Any, self._answer))
-        self._begin = begin
+        self._begin, self._turn_away = begin, turn_away
         self._answer_request = answer
         self._unparsed = unparsed
         self._connections_max = connections_max
@@ -357,7 +379,7 @@ class Listener(web.Server):
 
     def __call__(self) -> Connection:
         """asyncio's protocol factory."""
-        return Connection(self, self._unparsed, self._begin, self._heads, self.unread)
+        return Connection(self, self._unparsed, self._begin, self._turn_away, self._heads, self.unread)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """A socket is open."""

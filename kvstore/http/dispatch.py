@@ -8,21 +8,22 @@ import secrets
 from collections.abc import Callable, Collection
 
 import structlog
-from aiohttp import hdrs
+from aiohttp import HttpVersion11, hdrs
 from aiohttp.web_protocol import RequestPayloadError
 from aiohttp.web_request import BaseRequest
-from multidict import istr
+from multidict import CIMultiDict, CIMultiDictProxy, istr
 
-from cluster.pressure.admission import Admission
+from cluster.pressure.admission import FEW, Admission
 from kvstore.http.head import Head, StraightHead
 from kvstore.http.incoming.body import VISIT, Content
 from kvstore.http.incoming.conditions import KV_FENCE
 from kvstore.http.incoming.guard import Guard
 from kvstore.http.incoming.unparsed import UnknownMethod, problem_of, request_line
+from kvstore.http.known_heads import KnownRequest
 from kvstore.http.outgoing.answer import Answer, http_date
 from kvstore.http.outgoing.problems import Problem, render
 from kvstore.http.pressure.door import Door, Visit
-from kvstore.http.pressure.refusals import Refusals
+from kvstore.http.pressure.refusals import ReadyRefusals, Refusals
 from kvstore.http.routes.table import Routes
 from kvstore.http.waiters import Waiters
 from kvstore.logs import escape_key
@@ -35,11 +36,16 @@ RECEIPTED = (LISTING, BATCH)
 """Paths whose answers have a KV-Receipt, errors too."""
 TIME_IS_UP = 504
 """The status of what was not done by its deadline."""
+OVERLOADED = 503
+_REFUSED_READY = {b"GET": "GET", b"PUT": "PUT"}
+"""Methods whose refusals are kept ready."""
+_NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
 SHOWN_PATH_CHARACTERS_MAX = 200
 """Of a path in the log."""
 
 _CHECKED = "checked"
-"""Stands with the known headers that the guard has let pass, and that ask for nothing which takes a task."""
+"""Stands with the known headers that the guard has let pass, and that ask for nothing which takes a task: whether they
+leave the request's id to this node."""
 
 log = structlog.get_logger()
 
@@ -69,6 +75,7 @@ class Dispatcher:
         self._log_requests = log_requests
         self._receipt_of_refusal = receipt_of_refusal
         self._refusals = Refusals(receipt_of_refusal)
+        self._ready = ReadyRefusals()
         self._id_prefix = secrets.token_hex(4)
         self._ids = 0
         self._second = -1
@@ -100,13 +107,17 @@ class Dispatcher:
             if not is_checked:
                 self._guard.check(head)
                 if known is not None:
-                    known[_CHECKED] = True
+                    known[_CHECKED] = REQUEST_ID not in headers
             is_let_in = self._is_let_in(admission, head.method, query, started_s)
         except Exception as fault:
             _Straight(self, head, on_answer, started_s).refuse(fault)
             return True
         if not is_let_in:
-            self._turn_away(admission, head, started_s, on_answer)
+            self._over()
+            request_id = self._request_id(head)
+            answer = self._turned_away(admission, head, request_id)
+            self._complete(answer, head, request_id, started_s)
+            on_answer(answer)
             return True
         straight = _Straight(self, head, on_answer, started_s)
         straight.enter(admission)
@@ -120,15 +131,25 @@ class Dispatcher:
         door = self._door
         return door.may_enter(admission, self.at_work, now_s) and door.is_in_time(admission, method, query)
 
-    def _turn_away(
-        self, admission: Admission, head: StraightHead, started_s: float, on_answer: Callable[[Answer], None]
-    ) -> None:
-        """What is too much, in as few steps as can be: there is the most of it when there is least time."""
-        self._over()
-        request_id = self._request_id(head)
-        answer = self._turned_away(admission, head, request_id)
-        self._complete(answer, head, request_id, started_s)
-        on_answer(answer)
+    def turn_away(self, request: KnownRequest) -> bytes | None:
+        """The refusal of a request that is too much, as it goes over the wire; None where it is to be taken apart.
+
+        Of these there are the most when there is least time: begin() would say the same in three times as many steps.
+        """
+        method = _REFUSED_READY.get(request.method)
+        if method is None or self.draining or self._log_requests or not request.known.parsed.get(_CHECKED):
+            return None
+        admission = self._door.straight[method]
+        if admission.in_flight < FEW or not self._door.is_shut(admission, method, request.path, self._clock()):
+            return None
+        self._metrics.count_request(method, "", OVERLOADED, 0.0)
+        return self._ready.refusal(method, self._wall_ms() // 1000, self._next_id(), self._refusal_wire)
+
+    def _refusal_wire(self, method: str, request_id: str) -> bytes:
+        head = StraightHead(method, KEYS, HttpVersion11, _NO_HEADERS, keep_alive=True)
+        answer = self._turned_away(self._door.straight[method], head, request_id)
+        answer.common = self._common(request_id)
+        return answer.wire(head)
 
     async def answer(self, request: BaseRequest) -> Answer:
         """The answer to one request; never raises for what a client sent."""
@@ -246,7 +267,7 @@ class Dispatcher:
 
     def _next_id(self) -> str:
         self._ids += 1
-        return f"{self._id_prefix}-{self._ids:x}"
+        return f"{self._id_prefix}-{self._ids:012x}"  # all as long, for centuries: refusals are made for any of them
 
 
 class _Straight:

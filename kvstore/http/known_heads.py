@@ -35,7 +35,7 @@ LOST = -1
 """Nobody but the parser knows any more where the next request begins."""
 
 
-class _Known:
+class KnownHead:
     """One head, without its first line."""
 
     __slots__ = ("body_bytes", "headers", "parsed")
@@ -43,31 +43,44 @@ class _Known:
     def __init__(self, headers: CIMultiDictProxy[str], body_bytes: int) -> None:
         self.headers, self.body_bytes = headers, body_bytes
         self.parsed: dict[Any, Any] = {}
+        """See StraightHead."""
+
+
+class KnownRequest:
+    """One request whose head is known, as it came."""
+
+    __slots__ = ("_body_at", "_data", "known", "method", "path")
+
+    def __init__(self, known: KnownHead, method: bytes, path: bytes, data: bytes, body_at: int) -> None:
+        self.known, self.method, self.path = known, method, path
+        self._data, self._body_at = data, body_at
+
+    def taken_apart(self) -> tuple[StraightHead, WholeBody]:
+        """What its handler goes by."""
+        known, method, path = self.known, _METHODS[self.method], self.path.decode("ascii")
+        if len(known.parsed) > PARSED_MAX:
+            known.parsed.clear()
+        head = StraightHead(method, path, HttpVersion11, known.headers, True, known.parsed)
+        return head, WholeBody(self._data[self._body_at :])
 
 
 class KnownHeads:
     """Those of all connections."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, _Known] = {}
+        self._known: dict[bytes, KnownHead] = {}
 
-    def request(self, data: bytes) -> tuple[StraightHead, WholeBody] | None:
+    def request(self, data: bytes) -> KnownRequest | None:
         """The one request that the bytes are, from the first to the last, if its head is known."""
         end = data.find(_BLANK_LINE, 0, HEAD_BYTES_MAX)
         if end < 0:
             return None
-        line_end = data.find(b"\r\n")
+        line_end, body_at = data.find(b"\r\n"), end + len(_BLANK_LINE)
         known = self._known.get(data[line_end:end])
-        if known is None or len(data) - end - len(_BLANK_LINE) != known.body_bytes:
+        if known is None or len(data) - body_at != known.body_bytes:
             return None
         line = _KEY_LINE.fullmatch(data, 0, line_end)
-        if line is None:
-            return None
-        method, path = line.groups()
-        if len(known.parsed) > PARSED_MAX:
-            known.parsed.clear()
-        head = StraightHead(_METHODS[method], path.decode("ascii"), HttpVersion11, known.headers, True, known.parsed)
-        return head, WholeBody(data[end + len(_BLANK_LINE) :])
+        return None if line is None else KnownRequest(known, line[1], line[2], data, body_at)
 
     def learn(self, data: bytes, message: RawRequestMessage) -> None:
         """What the parser made of a request that these bytes are, from the first to the last."""
@@ -77,7 +90,7 @@ class KnownHeads:
         if len(self._known) >= HEADS_MAX:
             self._known.clear()
         lines = data[data.find(b"\r\n") : end]
-        self._known[lines] = _Known(message.headers, len(data) - end - len(_BLANK_LINE))
+        self._known[lines] = KnownHead(message.headers, len(data) - end - len(_BLANK_LINE))
 
 
 def left_of_body(data: bytes, left: int, messages: list[RawRequestMessage]) -> int:

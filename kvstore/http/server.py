@@ -117,7 +117,9 @@ class HttpServer:
             log_requests=self._config.log_level == "debug",
             receipt_of_refusal=lambda: receipt_of_refusal(self._view, None, None),
         )
-        listener = Listener(dispatcher.answer, dispatcher.unparsed, self._connections_max, dispatcher.begin)
+        listener = Listener(
+            dispatcher.answer, dispatcher.unparsed, self._connections_max, dispatcher.begin, dispatcher.turn_away
+        )
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             listener, self._config.http.host, self._config.http.port, backlog=BACKLOG, reuse_address=True

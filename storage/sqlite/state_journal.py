@@ -147,8 +147,8 @@ class StateJournal:
                 self._folding.pop(key, None)
             else:
                 newest[key] = state
-                if state.promised < self._lowest:
-                    self._lowest = state.promised
+        promised = (state.promised for _, state in plan.entry if state is not None)
+        self._lowest = min(self._lowest, min(promised, default=BALLOT_MAX))
         self._done += plan.places
         if plan.emptied_to:
             self._emptied_to, self._boundary = plan.emptied_to, 0

@@ -66,6 +66,13 @@ class Door:
             return False
         return True
 
+    def is_shut(self, admission: Admission, method: str, path: bytes, now_s: float) -> bool:
+        """Whether a request for a key is refused for want of time, whatever else it is; counts it if so."""
+        if admission.is_full(now_s):
+            self.refused_slow += 1
+            return True
+        return b"timeout=" in path and not self.is_in_time(admission, method, path.decode("ascii").partition("?")[2])
+
     def is_in_time(self, admission: Admission, method: str, query: str) -> bool:
         """Whether the request for a key is likely to make the timeout that it names.
 

@@ -49,3 +49,22 @@ class Refusals:
         body = msgspec.json.encode(document(problem, outcome_untouched(method), _ID))
         before, _, after = body.partition(_ID.encode())
         return answer.headers, before, after, answer.status
+
+
+class ReadyRefusals:
+    """Whole refusals as they go over the wire, made anew each second: all that differs within one is the id."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._parts: dict[str, list[bytes]] = {}
+
+    def refusal(self, method: str, second: int, request_id: str, make: Callable[[str, str], bytes]) -> bytes:
+        """The one for this id, which is as long as all others are. make(method, id) makes one from the ground up."""
+        if second != self._second:
+            self._second = second
+            self._parts.clear()
+        bare_id = request_id.encode("ascii")
+        parts = self._parts.get(method)
+        if parts is None:
+            parts = self._parts[method] = make(method, request_id).split(bare_id)
+        return bare_id.join(parts)

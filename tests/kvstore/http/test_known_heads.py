@@ -42,7 +42,7 @@ async def test_the_same_head_again_is_known_whatever_the_key_and_the_body() -> N
     heads = await learned(put(b"k", b"value", b"Content-Type: text/plain\r\n"))
     found = heads.request(put(b"other%20key?consistency=weak", b"VALUE", b"Content-Type: text/plain\r\n"))
     assert found is not None
-    head, body = found
+    head, body = found.taken_apart()
     assert (head.method, head.raw_path) == ("PUT", "/v1/kv/other%20key?consistency=weak")
     assert head.version == HttpVersion11
     assert head.keep_alive
