@@ -10,11 +10,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from cluster.tasks import safely
 from kvstore.http.head import StraightHead
@@ -39,8 +40,12 @@ Unparsed = Callable[[BaseException | None, bytes], Answer]
 """The answer to what could not be parsed: of what went wrong, and the bytes that it came in."""
 Begin = Callable[[StraightHead, Content, Callable[[Answer], None]], bool]
 """Answers a request straight; False when it can't."""
-TurnAway = Callable[[KnownRequest], bytes | None]
-"""The refusal of a request that is too much, as it goes over the wire; None for one that is not."""
+TurnAway = Callable[[KnownRequest, Callable[[bytes], None]], bool]
+"""Refuses a request that is too much; False for one that is not."""
+
+
+_NOT_TAKEN_APART = StraightHead("", "", HttpVersion11, CIMultiDictProxy(CIMultiDict()), keep_alive=True)
+"""Stands for the head of a request that is refused, maybe in a moment."""
 
 
 class WaitingClient:
@@ -227,14 +232,20 @@ class Connection(RequestHandler):
         request = self._heads.request(data)
         if request is None:
             return False
-        refusal = self._turn_away(request)
-        if refusal is not None:
-            assert self.transport is not None, "it has just been heard"
-            self._send(self.transport, refusal, keep_alive=True)
-        elif not self._begin_straight(*request.taken_apart()):
+        self._straight = _NOT_TAKEN_APART
+        self.busy = self._request_in_progress = True
+        if not self._turn_away(request, self._refused) and not self._begin_straight(*request.taken_apart()):
             return False
         self._taken()
         return True
+
+    def _refused(self, wire: bytes) -> None:
+        """The refusal of a request that was not taken apart: it goes out, if the client is still there."""
+        self._straight, self.busy = None, False
+        if self.transport is None or self.transport.is_closing():
+            self._over()
+        else:
+            self._send(self.transport, wire, keep_alive=True)
 
     def _answer_next(self, waiter: asyncio.Future[None], data: bytes) -> None:
         """Answers the request that is here straight, or wakes the task for it. data: its bytes, if those are all."""
@@ -365,7 +376,7 @@ class Listener(web.Server):
         unparsed: Unparsed,
         connections_max: int,
         begin: Begin = lambda head, content, on_answer: False,
-        turn_away: TurnAway = lambda request: None,
+        turn_away: TurnAway = lambda request, on_refusal: False,
     ) -> None:
         super().__init__(cast(Any, self._answer))
         self._begin, self._turn_away = begin, turn_away
@@ -374,8 +385,8 @@ class Listener(web.Server):
         self._connections_max = connections_max
         self._heads = KnownHeads()
         self.unread = Unread()
-        self.refused = 0
-        """Connections that were closed to make room, or found none."""
+        self.opened = self.refused = 0
+        """Connections that were ever opened; those that were closed to make room, or found none."""
 
     def __call__(self) -> Connection:
         """asyncio's protocol factory."""
@@ -384,6 +395,7 @@ class Listener(web.Server):
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """A socket is open."""
         super().connection_made(handler, transport)
+        self.opened += 1
         if len(self._connections) > self._connections_max:
             self.refused += 1
             idle = (one for one in self._connections if not cast(Connection, one).busy)

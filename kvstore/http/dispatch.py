@@ -6,6 +6,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import Callable, Collection
+from typing import Any
 
 import structlog
 from aiohttp import HttpVersion11, hdrs
@@ -23,6 +24,7 @@ from kvstore.http.known_heads import KnownRequest
 from kvstore.http.outgoing.answer import Answer, http_date
 from kvstore.http.outgoing.problems import Problem, render
 from kvstore.http.pressure.door import Door, Visit
+from kvstore.http.pressure.holding import Holding
 from kvstore.http.pressure.refusals import ReadyRefusals, Refusals
 from kvstore.http.routes.table import Routes
 from kvstore.http.waiters import Waiters
@@ -37,6 +39,8 @@ RECEIPTED = (LISTING, BATCH)
 TIME_IS_UP = 504
 """The status of what was not done by its deadline."""
 OVERLOADED = 503
+HELD_SHARE = 0.5
+"""Of the time that a request names, for which its refusal is held at most."""
 _REFUSED_READY = {b"GET": "GET", b"PUT": "PUT"}
 """Methods whose refusals are kept ready."""
 _NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
@@ -60,6 +64,7 @@ class Dispatcher:
         metrics: Metrics,
         wall_ms: Callable[[], int],
         door: Door,
+        holding: Holding,
         waiters: Waiters,
         log_requests: bool,
         receipt_of_refusal: Callable[[], str],
@@ -76,6 +81,7 @@ class Dispatcher:
         self._receipt_of_refusal = receipt_of_refusal
         self._refusals = Refusals(receipt_of_refusal)
         self._ready = ReadyRefusals()
+        self._holding = holding
         self._id_prefix = secrets.token_hex(4)
         self._ids = 0
         self._second = -1
@@ -86,8 +92,8 @@ class Dispatcher:
 
     @property
     def at_work(self) -> int:
-        """Requests under way, without those that only wait for a lock."""
-        return self.in_flight - self._waiters.count
+        """Requests under way, without those that only wait for a lock, or with their refusal."""
+        return self.in_flight - self._waiters.count - self._holding.held
 
     def begin(self, head: StraightHead, content: Content, on_answer: Callable[[Answer], None]) -> bool:
         """Answers a request for a key whose body is here without a task of its own, where that can be.
@@ -113,11 +119,10 @@ class Dispatcher:
             _Straight(self, head, on_answer, started_s).refuse(fault)
             return True
         if not is_let_in:
-            self._over()
             request_id = self._request_id(head)
             answer = self._turned_away(admission, head, request_id)
             self._complete(answer, head, request_id, started_s)
-            on_answer(answer)
+            self._hold(self._hold_s(head.method, query, started_s), on_answer, answer)
             return True
         straight = _Straight(self, head, on_answer, started_s)
         straight.enter(admission)
@@ -131,19 +136,42 @@ class Dispatcher:
         door = self._door
         return door.may_enter(admission, self.at_work, now_s) and door.is_in_time(admission, method, query)
 
-    def turn_away(self, request: KnownRequest) -> bytes | None:
-        """The refusal of a request that is too much, as it goes over the wire; None where it is to be taken apart.
+    def turn_away(self, request: KnownRequest, on_refusal: Callable[[bytes], None]) -> bool:
+        """Refuses a request that is too much; False where it is to be taken apart, and nothing was done.
 
-        Of these there are the most when there is least time: begin() would say the same in three times as many steps.
+        on_refusal follows, maybe before this returns, with all that goes over the wire. Of these there are the most
+        when there is least time: begin() would say the same in three times as many steps.
         """
         method = _REFUSED_READY.get(request.method)
         if method is None or self.draining or self._log_requests or not request.known.parsed.get(_CHECKED):
-            return None
-        admission = self._door.straight[method]
-        if admission.in_flight < FEW or not self._door.is_shut(admission, method, request.path, self._clock()):
-            return None
+            return False
+        admission, now_s = self._door.straight[method], self._clock()
+        if admission.in_flight < FEW or not self._door.is_shut(admission, method, request.query, now_s):
+            return False
         self._metrics.count_request(method, "", OVERLOADED, 0.0)
-        return self._ready.refusal(method, self._wall_ms() // 1000, self._next_id(), self._refusal_wire)
+        refusal = self._ready.refusal(method, self._wall_ms() // 1000, self._next_id(), self._refusal_wire)
+        self.in_flight += 1
+        self._hold(self._hold_s(method, request.query, now_s), on_refusal, refusal)
+        return True
+
+    def _hold_s(self, method: str, query: str, now_s: float) -> float:
+        """How long a refusal is held: of a time that the request names, not much."""
+        hold_s = self._holding.refused(now_s)
+        return min(hold_s, HELD_SHARE * self._door.timeout_of(method, query)) if hold_s and query else hold_s
+
+    def _hold(self, hold_s: float, on_refusal: Callable[[Any], None], refusal: Any) -> None:
+        """Hands a refusal over when its time has come."""
+        if hold_s:
+            self._holding.held += 1
+            asyncio.get_running_loop().call_later(hold_s, self._release, on_refusal, refusal)
+        else:
+            self._over()
+            on_refusal(refusal)
+
+    def _release(self, on_refusal: Callable[[Any], None], refusal: Any) -> None:
+        self._holding.held -= 1
+        self._over()
+        on_refusal(refusal)
 
     def _refusal_wire(self, method: str, request_id: str) -> bytes:
         head = StraightHead(method, KEYS, HttpVersion11, _NO_HEADERS, keep_alive=True)
@@ -164,6 +192,7 @@ class Dispatcher:
             admission = self._door.admission_of(request.method, path)
             if path not in self._routes.vital and not self._door.may_enter(admission, self.at_work, started):
                 answer = self._turned_away(admission, request, request_id)
+                await self._held(started)
             else:
                 if admission is not None:
                     request[VISIT] = visit = Visit(admission, self._clock)
@@ -184,6 +213,7 @@ class Dispatcher:
         finally:
             if visit is not None:
                 visit.end(is_done, is_late)
+                self._holding.answered += 1
             self._over()
         if not request.content.is_eof():  # an unread body must not be taken for the next request
             answer.keep_alive = False
@@ -234,6 +264,15 @@ class Dispatcher:
     def _turned_away(self, admission: Admission | None, request: Head, request_id: str) -> Answer:
         wait_s = 0.0 if admission is None else admission.expected_s()
         return self._refusals.answer(request.method, request.raw_path.startswith(RECEIPTED), wait_s, request_id)
+
+    async def _held(self, now_s: float) -> None:
+        """Waits as long as refusals are held."""
+        if hold_s := self._holding.refused(now_s):
+            self._holding.held += 1
+            try:
+                await asyncio.sleep(hold_s)
+            finally:
+                self._holding.held -= 1
 
     def _over(self) -> None:
         self.in_flight -= 1
@@ -311,6 +350,7 @@ class _Straight:
         if admission is not None:
             took_s = dispatcher._clock() - self.started_s
             admission.end(took_s, answer.status < 500, answer.status == TIME_IS_UP)
+            dispatcher._holding.answered += 1
         dispatcher._over()
         dispatcher._complete(answer, self._head, self._request_id, self.started_s)
         on_answer(answer)

@@ -55,6 +55,11 @@ class KnownRequest:
         self.known, self.method, self.path = known, method, path
         self._data, self._body_at = data, body_at
 
+    @property
+    def query(self) -> str:
+        """What stands behind the path's question mark."""
+        return self.path.partition(b"?")[2].decode("ascii")
+
     def taken_apart(self) -> tuple[StraightHead, WholeBody]:
         """What its handler goes by."""
         known, method, path = self.known, _METHODS[self.method], self.path.decode("ascii")

@@ -21,6 +21,7 @@ from kvstore.http.incoming.parameters import parameter_set
 from kvstore.http.outgoing.problems import Problem
 from kvstore.http.outgoing.receipts import receipt_of_refusal
 from kvstore.http.pressure.door import Door
+from kvstore.http.pressure.holding import Holding
 from kvstore.http.pressure.loop_lag import LoopLag
 from kvstore.http.pressure.punctual import PunctualBackend
 from kvstore.http.routes.health import Health
@@ -113,6 +114,7 @@ class HttpServer:
             self._metrics,
             self._wall_ms,
             self._door,
+            Holding(lambda: self._listener.opened if self._listener is not None else 0),
             self._waiters,
             log_requests=self._config.log_level == "debug",
             receipt_of_refusal=lambda: receipt_of_refusal(self._view, None, None),
