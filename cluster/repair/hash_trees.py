@@ -56,11 +56,8 @@ class HashTrees:
         """sums: those on disk, by leaf number 0..partitions*LEAVES-1; a leaf that is not there is empty."""
         self._partitions, self._leaves_in_all = partitions, partitions * LEAVES
         self._sums = array("Q", bytes(8 * self._leaves_in_all))
-        self._roots = array("Q", bytes(8 * partitions))
         for leaf, total in sums.items():
             self._sums[leaf] = total
-            partition = leaf // LEAVES
-            self._roots[partition] = (self._roots[partition] + total) & _MASK
 
     def leaf_of(self, key: bytes) -> int:
         """The number of the leaf that the key is in; its partition is leaf // LEAVES."""
@@ -79,10 +76,8 @@ class HashTrees:
 
     def exchange(self, place: int, before: int, after: int) -> tuple[int, int]:
         """The same for a key that is at this place, from digest to digest; 0 is that of no record."""
-        leaf, change = place * self._leaves_in_all >> HASH_BITS, after - before
-        total = self._sums[leaf] = (self._sums[leaf] + change) & _MASK
-        partition = leaf // LEAVES
-        self._roots[partition] = (self._roots[partition] + change) & _MASK
+        leaf = place * self._leaves_in_all >> HASH_BITS
+        total = self._sums[leaf] = (self._sums[leaf] + after - before) & _MASK
         return leaf, total
 
     async def rebuild(self, engine: Engine) -> dict[int, int]:
@@ -90,7 +85,7 @@ class HashTrees:
 
         Nothing may be written meanwhile, so it has its place before the node serves.
         """
-        self._sums, self._roots = array("Q", bytes(8 * self._leaves_in_all)), array("Q", bytes(8 * self._partitions))
+        self._sums = array("Q", bytes(8 * self._leaves_in_all))
         after, is_complete = None, False
         while not is_complete:
             page = await engine.rows(0, 1 << HASH_BITS, after, ROWS_PER_PAGE)
@@ -101,8 +96,8 @@ class HashTrees:
         return {leaf: total for leaf, total in enumerate(self._sums) if total}
 
     def root(self, partition: int) -> int:
-        """The sum over the whole partition."""
-        return self._roots[partition]
+        """The sum over the whole partition: worked out when somebody compares, not with each write."""
+        return sum(self._sums[partition * LEAVES : (partition + 1) * LEAVES]) & _MASK
 
     def sum_of(self, leaf: int) -> int:
         """The sum of one leaf."""
@@ -110,10 +105,7 @@ class HashTrees:
 
     def set_sum(self, leaf: int, total: int) -> tuple[int, int]:
         """Puts a leaf right that was summed up anew; gives it and its sum, for the disk."""
-        total &= _MASK
-        partition = leaf // LEAVES
-        self._roots[partition] = (self._roots[partition] + total - self._sums[leaf]) & _MASK
-        self._sums[leaf] = total
+        self._sums[leaf] = total = total & _MASK
         return leaf, total
 
     def leaf_sums(self, partition: int) -> list[int]:

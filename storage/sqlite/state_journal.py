@@ -16,7 +16,7 @@ Lives on the event loop; what it plans is on disk when done() is called, or was 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -39,7 +39,7 @@ FOLD_AFTER_S = 4.0
 """Where less comes, the rows are written after that time: a start has little to read, and the table is up to date."""
 
 Entry = list[tuple[bytes, ReplicaState | None]]
-"""What changed, by key. None: from here on the row is true, or there is none."""
+"""What changed, by key, as it stands on disk. None: from here on the row is true, or there is none."""
 _encode = msgspec.msgpack.Encoder().encode
 decode_entry = msgspec.msgpack.Decoder(tuple[Entry, bytes]).decode
 """An entry, and what leaf_sums.packed_changes gave of the leaves that its commit changed."""
@@ -50,9 +50,11 @@ class Plan(msgspec.Struct, gc=False):
 
     number: int
     """Of the entry: its commit's."""
-    entry: Entry
+    journalled: Mapping[bytes, ReplicaState]
+    """What its entry says, and of which keys it says that from here on their rows are true."""
+    now_true: list[bytes]
     encoded: bytes
-    """Empty where there is none."""
+    """The entry; empty where there is none."""
     direct: list[tuple[bytes, ReplicaState]]
     folded: list[tuple[bytes, ReplicaState]]
     places: int
@@ -118,14 +120,15 @@ class StateJournal:
         """What the next transaction, the commit of this sequence, writes, if it is to write this batch."""
         if len(self._newest) >= FOLD_ROWS or self._bytes >= FOLD_BYTES:
             self.fold()
-        entry, direct = self._divided(batch)
+        journalled, direct = _divided(batch.states, self._has)
+        now_true = [key for key in (*direct, *batch.drop) if self._has(key)]
         leaves = b"" if batch.leaves_are_all else packed_changes(batch.leaves)
-        encoded = _encoded(entry, leaves)
+        encoded = _encoded(journalled, now_true, leaves)
         if encoded is None:
-            direct = list(batch.states.items())
-            entry = [(key, None) for key in (*batch.states, *batch.drop) if self._has(key)]
-            encoded = _encoded(entry, leaves) or b""
-        plan = Plan(sequence, entry, encoded, direct, [], 0, 0)
+            journalled, direct = {}, batch.states
+            now_true = [key for key in (*direct, *batch.drop) if self._has(key)]
+            encoded = _encoded(journalled, now_true, leaves) or b""
+        plan = Plan(sequence, journalled, now_true, encoded, list(direct.items()), [], 0, 0)
         if self._boundary and not self.is_tight:
             keys = self._keys[self._done : self._done + FOLD_STEP]
             plan.places = len(keys)
@@ -141,14 +144,12 @@ class StateJournal:
             self._last = plan.number
             self._bytes += len(plan.encoded)
         newest = self._newest
-        for key, state in plan.entry:
-            if state is None:
-                newest.pop(key, None)
-                self._folding.pop(key, None)
-            else:
-                newest[key] = state
-        promised = (state.promised for _, state in plan.entry if state is not None)
-        self._lowest = min(self._lowest, min(promised, default=BALLOT_MAX))
+        newest.update(plan.journalled)
+        if plan.journalled:
+            self._lowest = min(self._lowest, *[state.promised for state in plan.journalled.values()])
+        for key in plan.now_true:
+            newest.pop(key, None)
+            self._folding.pop(key, None)
         self._done += plan.places
         if plan.emptied_to:
             self._emptied_to, self._boundary = plan.emptied_to, 0
@@ -158,30 +159,30 @@ class StateJournal:
     def _has(self, key: bytes) -> bool:
         return key in self._newest or key in self._folding
 
-    def _divided(self, batch: Batch) -> tuple[Entry, list[tuple[bytes, ReplicaState]]]:
-        entry: Entry = []
-        direct: list[tuple[bytes, ReplicaState]] = []
-        are_many = len(batch.states) >= ROWS_MIN
-        for key, state in batch.states.items():
-            record = state.record
-            is_small = record is None or record.value is None or len(record.value) <= VALUE_BYTES_MAX
-            if is_small and (are_many or self._has(key)):
-                entry.append((key, state))
-            else:
-                direct.append((key, state))
-                if self._has(key):
-                    entry.append((key, None))
-        entry += [(key, None) for key in batch.drop if self._has(key)]
-        return entry, direct
+
+def _divided(
+    states: Mapping[bytes, ReplicaState], has: Callable[[bytes], bool]
+) -> tuple[Mapping[bytes, ReplicaState], Mapping[bytes, ReplicaState]]:
+    """What is journalled, and what is written as rows at once."""
+    are_many = len(states) >= ROWS_MIN
+    if are_many and all(map(_is_small, states.values())):
+        return states, {}
+    journalled = {key: state for key, state in states.items() if (are_many or has(key)) and _is_small(state)}
+    return journalled, {key: state for key, state in states.items() if key not in journalled}
 
 
-def _encoded(entry: Entry, leaves: bytes) -> bytes | None:
+def _is_small(state: ReplicaState) -> bool:
+    record = state.record
+    return record is None or record.value is None or len(record.value) <= VALUE_BYTES_MAX
+
+
+def _encoded(journalled: Mapping[bytes, ReplicaState], now_true: Iterable[bytes], leaves: bytes) -> bytes | None:
     """The entry's bytes, empty for an empty one; None for what is better written as rows."""
+    entry: Entry = [*journalled.items(), *((key, None) for key in now_true)]
     if not entry:
         return b""
     try:
         encoded = _encode((entry, leaves))
     except UnicodeEncodeError:  # a stray byte in a header: rows take it
         return None
-    is_bulk = len(encoded) > ENTRY_BYTES_MAX and any(state is not None for _, state in entry)
-    return None if is_bulk else encoded
+    return None if journalled and len(encoded) > ENTRY_BYTES_MAX else encoded
