@@ -18,11 +18,11 @@ from cluster.ballot_clock import BallotClock
 from cluster.clock import Clock
 from cluster.coordination.coordinator import Coordinator
 from cluster.coordination.drive import Context
-from cluster.coordination.handover import BUDGET_SHARE, Handover
-from cluster.coordination.listing import Listing
-from cluster.coordination.merge_back import MergeBack
-from cluster.coordination.primary import Primary
-from cluster.coordination.weak_writing import WeakWriter
+from cluster.coordination.reading.listing import Listing
+from cluster.coordination.writing.handover import BUDGET_SHARE, Handover
+from cluster.coordination.writing.merge_back import MergeBack
+from cluster.coordination.writing.primary import Primary
+from cluster.coordination.writing.weak_writing import WeakWriter
 from cluster.link.transport import Transport
 from cluster.locks.locks import ClusterLocks
 from cluster.membership.failure_detector import HEARTBEAT_INTERVAL_S

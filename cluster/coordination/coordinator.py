@@ -19,10 +19,10 @@ from typing import Any, cast
 
 from cluster.coordination.drive import Context, Drive
 from cluster.coordination.expiry import is_doubtful, is_expired, settle
-from cluster.coordination.glances import Glances
 from cluster.coordination.granted_fences import GrantedFences
-from cluster.coordination.read_repair import Repair
-from cluster.coordination.weak_writing import WeakWriter
+from cluster.coordination.reading.glances import Glances
+from cluster.coordination.reading.read_repair import Repair
+from cluster.coordination.writing.weak_writing import WeakWriter
 from cluster.levels import Level
 from cluster.membership.topology import Topology
 from cluster.protocol.changes import Put, highest_seen
@@ -49,7 +49,7 @@ from storage.record import Record
 
 
 class Coordinator:
-    """Reads and writes of single keys; listings are in listing.py."""
+    """Reads and writes of single keys; listings are in reading/listing.py."""
 
     def __init__(
         self,

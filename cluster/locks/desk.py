@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 
 from cluster.coordination.drive import Context
-from cluster.coordination.handover import BUDGET_SHARE
+from cluster.coordination.writing.handover import BUDGET_SHARE
 from cluster.locks.lock_state import Wish
 from cluster.locks.outcomes import (
     AcquireOutcome,

@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 
 from cluster.coordination.drive import Context
-from cluster.coordination.handover import Handover
-from cluster.coordination.primary import Primary
+from cluster.coordination.writing.handover import Handover
+from cluster.coordination.writing.primary import Primary
 from cluster.levels import Level
 from cluster.locks.desk import LockDesk
 from cluster.locks.keeper import Keeper

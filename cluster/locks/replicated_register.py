@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from cluster.coordination.drive import Context
-from cluster.coordination.handover import Handover
-from cluster.coordination.primary import Computed, Primary
+from cluster.coordination.writing.handover import Handover
+from cluster.coordination.writing.primary import Computed, Primary
 from cluster.levels import Level
 from cluster.locks.register import Changed, Function, MayBeChanged, NotChanged
 from cluster.membership.topology import Topology

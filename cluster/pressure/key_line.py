@@ -34,7 +34,7 @@ class KeyLine(Generic[Waiting]):
     def __init__(self) -> None:
         self.waiting: deque[Waiting] = deque()
         self.roomy = 0
-        """The prepared ballot that has room below it for writes that go together; see coordination/together.py."""
+        """The prepared ballot with room below it for writes that go together; see coordination/writing/together.py."""
         self.served = 1
         """Writes that have this turn together."""
         self._turn_s = 0.0

@@ -3,7 +3,7 @@
 CASPaxos section 2.2.1 calls it the one-round-trip optimisation. It is safe under three conditions, all kept here
 or by the caller: a prepared ballot is taken out before it is used, so it is used once; it is put in only by an
 accept whose next ballot a majority promised, or by a prepare whose ballot no accept has borne; and one proposer works
-on a key at a time (primary.py).
+on a key at a time (coordination/writing/primary.py).
 
 It is worth using only while this node's own replica still shows that promise and that record. A replica that moved
 on says that somebody else was here: an accept would be refused, and with it the outcome would become unknown. Nor

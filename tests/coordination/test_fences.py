@@ -9,7 +9,7 @@ from copy import deepcopy
 import pytest
 
 from cluster.coordination.granted_fences import GrantedFences
-from cluster.coordination.listing import BEHIND_INTERNAL
+from cluster.coordination.reading.listing import BEHIND_INTERNAL
 from cluster.levels import Level
 from cluster.locks.lock_state import LockState, encode, lock_key
 from cluster.locks.outcomes import LockGranted

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 
-from cluster.coordination import glances
+from cluster.coordination.reading import glances
 from cluster.levels import Level
 from cluster.membership.fitness import Bar
 from cluster.protocol.messages import (

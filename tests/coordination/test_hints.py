@@ -10,8 +10,8 @@ import asyncio
 import pytest
 
 from cluster.ballot_clock import BALLOT_MS_SHIFT
-from cluster.coordination.primary import OnOutcome
-from cluster.coordination.weak_writing import HINT_AFTER_S
+from cluster.coordination.writing.primary import OnOutcome
+from cluster.coordination.writing.weak_writing import HINT_AFTER_S
 from cluster.levels import Level
 from cluster.membership.fitness import Bar
 from cluster.protocol.changes import Change

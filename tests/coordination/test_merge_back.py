@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from cluster.coordination.drive import Context
-from cluster.coordination.merge_back import AT_ONCE, ATTEMPT_S, INTERVAL_S
-from cluster.coordination.primary import OnOutcome
+from cluster.coordination.writing.merge_back import AT_ONCE, ATTEMPT_S, INTERVAL_S
+from cluster.coordination.writing.primary import OnOutcome
 from cluster.protocol.changes import Change
 from cluster.protocol.messages import Accept, Outcome, Prepare, Read
 from cluster.repair.hints import size_of

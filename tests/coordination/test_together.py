@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from cluster.ballot_clock import ballot_below
-from cluster.coordination.together import APART_S_MAX, LEFT_S_MIN, ROOM, outcome_of_earlier, run_behind
+from cluster.coordination.writing.together import APART_S_MAX, LEFT_S_MIN, ROOM, outcome_of_earlier, run_behind
 from cluster.levels import Level
 from cluster.protocol.changes import Change, Compute, Put, Settle
 from cluster.protocol.messages import Request, Volley

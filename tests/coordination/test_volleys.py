@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import pytest
 
-from cluster.coordination import volley
-from cluster.coordination.primary import Computed
+from cluster.coordination.writing import volley
+from cluster.coordination.writing.primary import Computed
 from cluster.link.frames import Requests, decode_requests, encode
 from cluster.membership.fitness import Bar
 from cluster.protocol.changes import Compute, Put

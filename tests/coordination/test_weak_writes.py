@@ -9,7 +9,7 @@ import pytest
 
 from cluster.ballot_clock import BALLOT_MS_SHIFT
 from cluster.coordination.drive import BACKOFF_S_MAX, PATIENCE_S, Context
-from cluster.coordination.primary import OnOutcome
+from cluster.coordination.writing.primary import OnOutcome
 from cluster.levels import Level
 from cluster.protocol.changes import RENEW, Change
 from cluster.protocol.messages import Accept, Forward, Outcome, Prepare

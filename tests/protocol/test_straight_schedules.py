@@ -1,4 +1,4 @@
-"""Random schedules of writes that begin with their accept, as those of a volley do (cluster/coordination/volley.py)."""
+"""Random schedules of writes that begin with their accept, as those of a volley do (coordination/writing/volley.py)."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ from unittest.mock import patch
 
 from cluster.ballot_clock import BallotClock
 from cluster.coordination.coordinator import _Reading
-from cluster.coordination.handover import _Handing
-from cluster.coordination.primary import Primary, _Proposal
+from cluster.coordination.writing.handover import _Handing
+from cluster.coordination.writing.primary import Primary, _Proposal
 from cluster.locks.lock_state import LockState, acquired, released
 from cluster.protocol.acceptor import Acceptor, newest
 from cluster.protocol.messages import Accept, Accepted, Answer, Forwarded

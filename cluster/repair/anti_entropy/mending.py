@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable
 from enum import Enum, auto
 
-from cluster.coordination.read_repair import clear_promise
+from cluster.coordination.reading.read_repair import clear_promise
 from cluster.protocol.messages import Accept, Accepted, Held, Outcome, Read, Refused, Settled
 from cluster.repair.anti_entropy.asking import Asking
 from cluster.repair.anti_entropy.at_once import at_once

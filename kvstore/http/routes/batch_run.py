@@ -4,7 +4,7 @@ Operations on one key take effect in the order they stand in; different keys go 
 a time. One operation that is refused leaves the others alone.
 
 They are begun as single requests are, by callback: a task and a future for each would cost more than the work itself.
-What begins in one turn of the loop leaves this node together (cluster/coordination/volley.py, glances.py).
+What begins in one turn of the loop leaves this node together (cluster/coordination/writing/volley.py, glances.py).
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from typing import Any, cast
 import msgspec
 
 from cluster.coordination.drive import Context, Drive
-from cluster.coordination.together import ROOM, outcome_of_earlier, run_behind
-from cluster.coordination.volley import Volleys
+from cluster.coordination.writing.together import ROOM, outcome_of_earlier, run_behind
+from cluster.coordination.writing.volley import Volleys
 from cluster.membership.topology import Topology
 from cluster.pressure.key_line import KeyLine
 from cluster.protocol.changes import Change, Compute, Put, Settle

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cluster.coordination.drive import Context
-from cluster.coordination.primary import OnOutcome, Primary
+from cluster.coordination.writing.primary import OnOutcome, Primary
 from cluster.membership.topology import Topology
 from cluster.protocol.changes import Change, Merge
 from cluster.protocol.messages import Answer, Forward, Forwarded, Lost, Outcome
