@@ -56,6 +56,8 @@ class HashTrees:
         """sums: those on disk, by leaf number 0..partitions*LEAVES-1; a leaf that is not there is empty."""
         self._partitions, self._leaves_in_all = partitions, partitions * LEAVES
         self._sums = array("Q", bytes(8 * self._leaves_in_all))
+        self._roots: dict[int, int] = {}
+        """Of the partitions of which nothing has changed since somebody asked."""
         for leaf, total in sums.items():
             self._sums[leaf] = total
 
@@ -78,6 +80,7 @@ class HashTrees:
         """The same for a key that is at this place, from digest to digest; 0 is that of no record."""
         leaf = place * self._leaves_in_all >> HASH_BITS
         total = self._sums[leaf] = (self._sums[leaf] + after - before) & _MASK
+        self._roots.pop(leaf // LEAVES, None)
         return leaf, total
 
     async def rebuild(self, engine: Engine) -> dict[int, int]:
@@ -86,6 +89,7 @@ class HashTrees:
         Nothing may be written meanwhile, so it has its place before the node serves.
         """
         self._sums = array("Q", bytes(8 * self._leaves_in_all))
+        self._roots.clear()
         after, is_complete = None, False
         while not is_complete:
             page = await engine.rows(0, 1 << HASH_BITS, after, ROWS_PER_PAGE)
@@ -97,7 +101,11 @@ class HashTrees:
 
     def root(self, partition: int) -> int:
         """The sum over the whole partition: worked out when somebody compares, not with each write."""
-        return sum(self._sums[partition * LEAVES : (partition + 1) * LEAVES]) & _MASK
+        root = self._roots.get(partition)
+        if root is None:
+            root = sum(self._sums[partition * LEAVES : (partition + 1) * LEAVES]) & _MASK
+            self._roots[partition] = root
+        return root
 
     def sum_of(self, leaf: int) -> int:
         """The sum of one leaf."""
@@ -106,6 +114,7 @@ class HashTrees:
     def set_sum(self, leaf: int, total: int) -> tuple[int, int]:
         """Puts a leaf right that was summed up anew; gives it and its sum, for the disk."""
         self._sums[leaf] = total = total & _MASK
+        self._roots.pop(leaf // LEAVES, None)
         return leaf, total
 
     def leaf_sums(self, partition: int) -> list[int]:

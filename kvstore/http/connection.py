@@ -40,7 +40,7 @@ Unparsed = Callable[[BaseException | None, bytes], Answer]
 """The answer to what could not be parsed: of what went wrong, and the bytes that it came in."""
 Begin = Callable[[StraightHead, Content, Callable[[Answer], None]], bool]
 """Answers a request straight; False when it can't."""
-TurnAway = Callable[[KnownRequest, Callable[[bytes], None]], bool]
+TurnAway = Callable[[KnownRequest, Callable[[bytes, bool], None]], bool]
 """Refuses a request that is too much; False for one that is not."""
 
 
@@ -239,13 +239,10 @@ class Connection(RequestHandler):
         self._taken()
         return True
 
-    def _refused(self, wire: bytes) -> None:
+    def _refused(self, wire: bytes, keep_alive: bool) -> None:
         """The refusal of a request that was not taken apart: it goes out, if the client is still there."""
         self._straight, self.busy = None, False
-        if self.transport is None or self.transport.is_closing():
-            self._over()
-        else:
-            self._send(self.transport, wire, keep_alive=True)
+        self._send(wire, keep_alive)
 
     def _answer_next(self, waiter: asyncio.Future[None], data: bytes) -> None:
         """Answers the request that is here straight, or wakes the task for it. data: its bytes, if those are all."""
@@ -284,20 +281,29 @@ class Connection(RequestHandler):
     def _answered(self, answer: Answer) -> None:
         """The answer to what is being answered straight: it goes out, if the client is still there."""
         head, self._straight, self.busy = self._straight, None, False
-        transport = self.transport
-        if head is None or transport is None or transport.is_closing():
+        if head is None:
             self._over()
             return
         try:
-            self._send(transport, answer.wire(head), answer.keep_alive)
+            wire = answer.wire(head)
         except Exception:
             self._over()
             self.force_close()
             raise
+        self._send(wire, answer.keep_alive)
 
-    def _send(self, transport: asyncio.Transport, wire: bytes, keep_alive: bool) -> None:
-        """Sends a whole answer; then the next request may come."""
-        transport.write(wire)
+    def _send(self, wire: bytes, keep_alive: bool) -> None:
+        """Sends a whole answer, if the client is still there; then the next request may come."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            self._over()
+            return
+        try:
+            transport.write(wire)
+        except Exception:
+            self._over()
+            self.force_close()
+            raise
         self._keepalive = keep_alive
         if self._paused:
             self.unread.add(transport)

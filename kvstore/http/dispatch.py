@@ -6,7 +6,6 @@ import asyncio
 import re
 import secrets
 from collections.abc import Callable, Collection
-from typing import Any
 
 import structlog
 from aiohttp import HttpVersion11, hdrs
@@ -19,6 +18,7 @@ from kvstore.http.head import Head, StraightHead
 from kvstore.http.incoming.body import VISIT, Content
 from kvstore.http.incoming.conditions import KV_FENCE
 from kvstore.http.incoming.guard import Guard
+from kvstore.http.incoming.parameters import timeout_named
 from kvstore.http.incoming.unparsed import UnknownMethod, problem_of, request_line
 from kvstore.http.known_heads import KnownRequest
 from kvstore.http.outgoing.answer import Answer, http_date
@@ -48,8 +48,8 @@ SHOWN_PATH_CHARACTERS_MAX = 200
 """Of a path in the log."""
 
 _CHECKED = "checked"
-"""Stands with the known headers that the guard has let pass, and that ask for nothing which takes a task: whether they
-leave the request's id to this node."""
+"""Stands with the known headers that the guard has let pass, and that ask for nothing which takes a task. False where
+they name the request's id, which this node gives otherwise."""
 
 log = structlog.get_logger()
 
@@ -81,7 +81,7 @@ class Dispatcher:
         self._receipt_of_refusal = receipt_of_refusal
         self._refusals = Refusals(receipt_of_refusal)
         self._ready = ReadyRefusals()
-        self._holding = holding
+        self.holding = holding
         self._id_prefix = secrets.token_hex(4)
         self._ids = 0
         self._second = -1
@@ -93,7 +93,7 @@ class Dispatcher:
     @property
     def at_work(self) -> int:
         """Requests under way, without those that only wait for a lock, or with their refusal."""
-        return self.in_flight - self._waiters.count - self._holding.held
+        return self.in_flight - self._waiters.count - self.holding.held
 
     def begin(self, head: StraightHead, content: Content, on_answer: Callable[[Answer], None]) -> bool:
         """Answers a request for a key whose body is here without a task of its own, where that can be.
@@ -122,7 +122,7 @@ class Dispatcher:
             request_id = self._request_id(head)
             answer = self._turned_away(admission, head, request_id)
             self._complete(answer, head, request_id, started_s)
-            self._hold(self._hold_s(head.method, query, started_s), on_answer, answer)
+            self._answer_in(self._hold_s(query, started_s), lambda: self._answer_refused(answer, on_answer))
             return True
         straight = _Straight(self, head, on_answer, started_s)
         straight.enter(admission)
@@ -136,10 +136,11 @@ class Dispatcher:
         door = self._door
         return door.may_enter(admission, self.at_work, now_s) and door.is_in_time(admission, method, query)
 
-    def turn_away(self, request: KnownRequest, on_refusal: Callable[[bytes], None]) -> bool:
+    def turn_away(self, request: KnownRequest, on_refusal: Callable[[bytes, bool], None]) -> bool:
         """Refuses a request that is too much; False where it is to be taken apart, and nothing was done.
 
-        on_refusal follows, maybe before this returns, with all that goes over the wire. Of these there are the most
+        on_refusal follows, maybe before this returns, with all that goes over the wire, and whether the connection goes
+        on. Of these there are the most
         when there is least time: begin() would say the same in three times as many steps.
         """
         method = _REFUSED_READY.get(request.method)
@@ -150,34 +151,39 @@ class Dispatcher:
             return False
         self._metrics.count_request(method, "", OVERLOADED, 0.0)
         refusal = self._ready.refusal(method, self._wall_ms() // 1000, self._next_id(), self._refusal_wire)
+        hold_s = self._hold_s(request.query, now_s)
         self.in_flight += 1
-        self._hold(self._hold_s(method, request.query, now_s), on_refusal, refusal)
+        self._answer_in(hold_s, lambda: on_refusal(refusal, not self.draining))
         return True
 
-    def _hold_s(self, method: str, query: str, now_s: float) -> float:
+    def _hold_s(self, query: str, now_s: float) -> float:
         """How long a refusal is held: of a time that the request names, not much."""
-        hold_s = self._holding.refused(now_s)
-        return min(hold_s, HELD_SHARE * self._door.timeout_of(method, query)) if hold_s and query else hold_s
+        hold_s = self.holding.refused(now_s)
+        return min(hold_s, HELD_SHARE * timeout_named(query)) if hold_s and query else hold_s
 
-    def _hold(self, hold_s: float, on_refusal: Callable[[Any], None], refusal: Any) -> None:
-        """Hands a refusal over when its time has come."""
+    def _answer_in(self, hold_s: float, answer: Callable[[], None]) -> None:
+        """Answers a request that is refused, when its time has come; it counts as under way until then."""
         if hold_s:
-            self._holding.held += 1
-            asyncio.get_running_loop().call_later(hold_s, self._release, on_refusal, refusal)
+            self.holding.held += 1
+            asyncio.get_running_loop().call_later(hold_s, self._answer_held, answer)
         else:
             self._over()
-            on_refusal(refusal)
+            answer()
 
-    def _release(self, on_refusal: Callable[[Any], None], refusal: Any) -> None:
-        self._holding.held -= 1
+    def _answer_held(self, answer: Callable[[], None]) -> None:
+        self.holding.held -= 1
         self._over()
-        on_refusal(refusal)
+        answer()
 
     def _refusal_wire(self, method: str, request_id: str) -> bytes:
         head = StraightHead(method, KEYS, HttpVersion11, _NO_HEADERS, keep_alive=True)
         answer = self._turned_away(self._door.straight[method], head, request_id)
         answer.common = self._common(request_id)
         return answer.wire(head)
+
+    def _answer_refused(self, answer: Answer, on_answer: Callable[[Answer], None]) -> None:
+        answer.keep_alive = answer.keep_alive and not self.draining
+        on_answer(answer)
 
     async def answer(self, request: BaseRequest) -> Answer:
         """The answer to one request; never raises for what a client sent."""
@@ -192,7 +198,7 @@ class Dispatcher:
             admission = self._door.admission_of(request.method, path)
             if path not in self._routes.vital and not self._door.may_enter(admission, self.at_work, started):
                 answer = self._turned_away(admission, request, request_id)
-                await self._held(started)
+                answer.has_waited = await self._hold(request, query, started)
             else:
                 if admission is not None:
                     request[VISIT] = visit = Visit(admission, self._clock)
@@ -213,7 +219,6 @@ class Dispatcher:
         finally:
             if visit is not None:
                 visit.end(is_done, is_late)
-                self._holding.answered += 1
             self._over()
         if not request.content.is_eof():  # an unread body must not be taken for the next request
             answer.keep_alive = False
@@ -265,14 +270,17 @@ class Dispatcher:
         wait_s = 0.0 if admission is None else admission.expected_s()
         return self._refusals.answer(request.method, request.raw_path.startswith(RECEIPTED), wait_s, request_id)
 
-    async def _held(self, now_s: float) -> None:
-        """Waits as long as refusals are held."""
-        if hold_s := self._holding.refused(now_s):
-            self._holding.held += 1
-            try:
-                await asyncio.sleep(hold_s)
-            finally:
-                self._holding.held -= 1
+    async def _hold(self, request: BaseRequest, query: str, now_s: float) -> bool:
+        """Waits as long as the refusal of this request is held; whether that was at all."""
+        hold_s = self._hold_s(query, now_s)
+        if not hold_s or not request.content.is_eof():  # a body that is still coming would lie in memory meanwhile
+            return False
+        self.holding.held += 1
+        try:
+            await asyncio.sleep(hold_s)
+        finally:
+            self.holding.held -= 1
+        return True
 
     def _over(self) -> None:
         self.in_flight -= 1
@@ -286,6 +294,8 @@ class Dispatcher:
 
     def _complete(self, answer: Answer, request: Head, request_id: str, started: float) -> None:
         answer.common = self._common(request_id)
+        if answer.status != OVERLOADED:
+            self.holding.answered()
         if self.draining:
             answer.keep_alive = False
         took_s = None if answer.has_waited else self._clock() - started
@@ -350,7 +360,6 @@ class _Straight:
         if admission is not None:
             took_s = dispatcher._clock() - self.started_s
             admission.end(took_s, answer.status < 500, answer.status == TIME_IS_UP)
-            dispatcher._holding.answered += 1
         dispatcher._over()
         dispatcher._complete(answer, self._head, self._request_id, self.started_s)
         on_answer(answer)

@@ -168,7 +168,7 @@ class HttpServer:
                     yield name
 
     def _register(self, dispatcher: Dispatcher, listener: Listener) -> None:
-        metrics = self._metrics
+        metrics, holding = self._metrics, dispatcher.holding
         metrics.gauge("kvstore_requests_in_flight", "HTTP requests under way", lambda: dispatcher.at_work)
         metrics.gauge("kvstore_lock_waiters", "Clients that wait for a lock here", lambda: self._waiters.count)
         metrics.gauge("kvstore_body_bytes_in_flight", "Request bodies in memory", lambda: self._bodies.bytes_in_flight)
@@ -176,6 +176,8 @@ class HttpServer:
         metrics.gauge("kvstore_expected_wait_seconds", "How long one that begins now will take", self._waits, KIND)
         metrics.gauge("kvstore_loop_lag_seconds", "How far the event loop is behind", lambda: self._lag.lag_s)
         metrics.counter("kvstore_requests_refused", "Requests answered overloaded", self._refused, ("reason",))
+        metrics.gauge("kvstore_refusals_held", "Refusals that wait a moment before they go out", lambda: holding.held)
+        metrics.gauge("kvstore_refusal_hold_seconds", "How long refusals are held", lambda: holding.hold_s)
         metrics.gauge("kvstore_unread_answer_bytes", "Answers not read yet", lambda: listener.unread.bytes)
         metrics.counter("kvstore_slow_readers_cut_off", "To make room for answers", lambda: listener.unread.cut_off)
         metrics.gauge("kvstore_http_connections", "HTTP connections open", lambda: len(listener.connections))

@@ -197,8 +197,9 @@ class SqliteEngine:
 
     async def purgeable(self, first: int, behind: int, ballot_max: int, expired_before_ms: int) -> list[bytes]:
         """See Engine. What is journalled is nearly always too young for it, and most ranges have nothing."""
+        may_be_journalled = self._journal.may_promise_up_to(ballot_max)  # before the table: it may move there meanwhile
         found = await self._usable_reader().purgeable(first, behind, ballot_max, expired_before_ms)
-        if found or self._journal.has_promises_up_to(ballot_max):
+        if found or may_be_journalled:
             await self.fold()
             found = await self._usable_reader().purgeable(first, behind, ballot_max, expired_before_ms)
         return found
@@ -212,7 +213,7 @@ class SqliteEngine:
         if after == 0:
             await self.fold()
         page = await scrub_step(self._usable_reader().sweep, after, limit)
-        if page.rotten and len(self._journal):
+        if page.rotten:
             await self.fold()
             page = await scrub_step(self._usable_reader().sweep, after, limit)
         return page

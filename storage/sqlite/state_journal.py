@@ -51,8 +51,9 @@ class Plan(msgspec.Struct, gc=False):
     number: int
     """Of the entry: its commit's."""
     journalled: Mapping[bytes, ReplicaState]
-    """What its entry says, and of which keys it says that from here on their rows are true."""
+    """The states in its entry."""
     now_true: list[bytes]
+    """Keys of which the entry says that from here on their rows are true."""
     encoded: bytes
     """The entry; empty where there is none."""
     direct: list[tuple[bytes, ReplicaState]]
@@ -103,8 +104,8 @@ class StateJournal:
         state = self._newest.get(key)
         return state if state is not None else self._folding.get(key)
 
-    def has_promises_up_to(self, ballot: int) -> bool:
-        """Whether anything is journalled of which the table may be asked by this ballot."""
+    def may_promise_up_to(self, ballot: int) -> bool:
+        """Whether a journalled state may have a promise as low as this."""
         return min(self._lowest, self._folding_lowest) <= ballot
 
     def fold(self) -> None:

@@ -47,6 +47,10 @@ GIVE_UP_S = 1.0
 KINDS = ("read", "put", "delete", "cas", "weak", "eventual", "weak-read", "listing")
 
 
+BURST_MAX = 12
+"""Writes of one key at once."""
+
+
 class Connection:
     """A client's connection, as a node that keeps a lock for it sees it."""
 
@@ -133,12 +137,31 @@ class Client:
         )
         while self.loop.time() < self.world.load_ends_s:
             await asyncio.sleep(random.expovariate(1 / options.think_s))
+            if options.bursts and random.random() < options.bursts:
+                await self.burst()
+                continue
             count = 3 if random.random() < 0.1 else 1
             kinds = random.choices(KINDS, weights, k=count)
             works = [
                 self.once(kind, f"{self.name}.{number}" if number else self.name) for number, kind in enumerate(kinds)
             ]
             await asyncio.gather(*works)
+
+    async def burst(self) -> None:
+        """Plain writes of one key, more than its primary begins at once; now and then something else among them."""
+        random = self.random
+        key, slots = f"k{random.randrange(self.options.keys)}", [self.node() for _ in range(random.choice((1, 1, 3)))]
+        works: list[Coroutine[Any, Any, Any]] = []
+        for number in range(random.randint(3, BURST_MAX)):
+            process, slot = f"{self.name}.{number}", random.choice(slots)
+            other = random.random()
+            if other < 0.05:
+                works.append(self.read(process, slot, key))
+            elif other < 0.1:
+                works.append(self.cas(process, slot, key))
+            else:
+                works.append(self.write(process, slot, key, None if other > 0.95 else self._new_value()))
+        await asyncio.gather(*works)
 
     async def once(self, kind: str, process: str) -> None:
         """One operation."""

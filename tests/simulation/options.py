@@ -36,6 +36,8 @@ class Options:
     """Share of the writes with a time to live."""
     w_all: float = 0.0
     """Share of the strong writes that ask for all replicas, and of weak ones that ask for two."""
+    bursts: float = 0.0
+    """Share of a client's moments in which it writes one key many times at once: plain writes that go together."""
     lockers: int = 0
     fenced: float = 0.0
     """Share of a holder's moments in which it writes under its fence."""
@@ -166,4 +168,5 @@ def draw(seed: int) -> Options:
         anti_entropy_interval_s=random.choice((0.5, 1.5, 3.0)),
         purge_after_s=random.choice((1.0, 3.0)) if floors else 180.0,
         hasty_floors=floors,
+        bursts=some(0.4, 0.05, 0.5),
     )

@@ -28,7 +28,7 @@ from cluster.repair.anti_entropy.at_once import at_once
 from cluster.repair.anti_entropy.differences import Difference, differences, is_covered, runs
 from cluster.repair.anti_entropy.leaf_rows import LeafRows
 from cluster.repair.anti_entropy.ledger import Ledger
-from cluster.repair.hash_trees import pack, unpack
+from cluster.repair.hash_trees import LEAVES, pack, unpack
 from cluster.repair.parts import Parts
 from storage.ballot import NONE
 from storage.engine import StorageError
@@ -39,6 +39,10 @@ LOOK_AGAIN_S = 0.25
 """Between two looks at the leaves: what was on its way at the first is there at the next, most of it."""
 LOOKS_MAX = 5
 """At leaves; a leaf whose keys are all written all the time differs at each."""
+MANY_LEAVES = LEAVES // 4
+"""Of a partition, on average: so many are not on their way but missing, and there is no need to look again."""
+PARTITIONS_TOGETHER = 16
+"""Whose leaves are looked at again together: each look takes a moment, and one batch may have enough to do by then."""
 KEYS_PER_BATCH = 5_000
 """About how many differences are looked for before they are looked at again and brought together."""
 log = structlog.get_logger()
@@ -60,8 +64,11 @@ class Finding:
         self._parts, self._ledger, self._on_higher_floor = parts, ledger, on_higher_floor
         self._leaf_rows = LeafRows(parts)
 
-    async def find(self, asking: Asking, partitions: Sequence[int]) -> Found | None:
-        """The keys that differ, about KEYS_PER_BATCH of them at most; None when the peer can't be compared with now."""
+    async def find(self, asking: Asking, partitions: Sequence[int], looks_max: int = LOOKS_MAX) -> Found | None:
+        """The keys that differ, about KEYS_PER_BATCH of them at most; None when the peer can't be compared with now.
+
+        looks_max: at leaves; with one only, keys are among them of which a write is on its way.
+        """
         told = await self._compare_roots(asking, partitions)
         if told is None:
             return None
@@ -69,12 +76,14 @@ class Finding:
         self._parts.context.random.shuffle(differing)  # whoever else compares with that peer begins elsewhere
         found = Found(left_out=set(differing))
         floors = dict(told.floors)
-        for partition, leaves in (await self._settled_leaves(asking, differing)).items():
-            if asking.is_vain or len(found.differences) >= KEYS_PER_BATCH:
-                break
-            floor = max(floors.get(partition, NONE), self._parts.marks.floors.get(partition, NONE))
-            if await self._look_into(asking, leaves, floor, found.differences):
-                found.left_out.discard(partition)
+        while differing and not asking.is_vain and len(found.differences) < KEYS_PER_BATCH:
+            some, differing = differing[:PARTITIONS_TOGETHER], differing[PARTITIONS_TOGETHER:]
+            for partition, leaves in (await self._lasting_leaves(asking, some, looks_max)).items():
+                if asking.is_vain or len(found.differences) >= KEYS_PER_BATCH:
+                    break
+                floor = max(floors.get(partition, NONE), self._parts.marks.floors.get(partition, NONE))
+                if await self._look_into(asking, leaves, floor, found.differences):
+                    found.left_out.discard(partition)
         return found
 
     async def _compare_roots(self, asking: Asking, partitions: Sequence[int]) -> RootsCompared | None:
@@ -96,27 +105,23 @@ class Finding:
                 self._on_higher_floor(partition, floor)
         return answer
 
-    async def _settled_leaves(self, asking: Asking, partitions: Sequence[int]) -> dict[int, set[int]]:
-        """Partition -> its leaves that differ for longer than a moment. Those of which the peer does not say are not
-        there."""
+    async def _lasting_leaves(self, asking: Asking, partitions: Sequence[int], looks_max: int) -> dict[int, set[int]]:
+        """Partition -> its leaves that differ, and not only for a moment; those of which the peer tells."""
         differing = await self._differing_leaves(asking, partitions)
-        for _ in range(LOOKS_MAX - 1):
+        for _ in range(looks_max - 1):
             before = sum(map(len, differing.values()))
-            if not before:
+            if not before or before > MANY_LEAVES * len(partitions):
                 break
             await asyncio.sleep(LOOK_AGAIN_S)
             again = await self._differing_leaves(asking, [partition for partition in differing if differing[partition]])
-            differing = {
-                partition: leaves & again[partition] if leaves else leaves
-                for partition, leaves in differing.items()
-                if not leaves or partition in again
-            }
+            for partition, leaves in again.items():
+                differing[partition] &= leaves
             if sum(map(len, differing.values())) > before / 2:
                 break
         return differing
 
     async def _differing_leaves(self, asking: Asking, partitions: Sequence[int]) -> dict[int, set[int]]:
-        """The same at this moment."""
+        """Partition -> its leaves that differ just now; those of which the peer tells."""
         trees = self._parts.trees
         differing = {}
         for partition in partitions:

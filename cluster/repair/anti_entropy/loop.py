@@ -178,7 +178,7 @@ class _Repair:
         """Whether nothing differs any more."""
         found: dict[int, Found] = {}
         for slot, asking in self.askings.items():
-            result = await self._finding.find(asking, [self._partition])
+            result = await self._finding.find(asking, [self._partition], looks_max=1)  # mending looks again
             if result is not None:
                 found[slot] = result
         self._unreachable = self.askings.keys() - found.keys()

@@ -9,8 +9,10 @@ A query is form-encoded, as client libraries write it: there '+' is a space, unl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -34,6 +36,7 @@ LIST_LIMIT_MAX = 1_000
 REMEMBERED_MAX = 1_024
 """Parsed queries kept per route: a few kinds of requests make up all of the traffic that matters."""
 
+_TIMEOUT = re.compile(r"(?:^|&)timeout=([0-9a-z.]+)(?:&|$)")
 _NAMED_COUNTS = ("one", "quorum", "all")
 
 
@@ -316,6 +319,15 @@ def parse_timeout(text: str) -> float:
     if not 0 < seconds <= TIMEOUT_S_MAX:
         raise _bad("timeout", f"{text!a:.40} is out of range; it is 1ms to {TIMEOUT_S_MAX:g}s")
     return seconds
+
+
+def timeout_named(query: str) -> float:
+    """The `timeout` of a query of any kind, in seconds; infinite where it names none that can be read."""
+    found = _TIMEOUT.search(query)
+    try:
+        return parse_timeout(found[1]) if found else inf
+    except Problem:
+        return inf
 
 
 def parse_ttl(text: str) -> int:

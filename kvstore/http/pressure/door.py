@@ -27,7 +27,7 @@ class Door:
         timeout_of: Callable[[str, str], float] = lambda method, query: inf,
     ) -> None:
         """timeout_of(method, query): how long a request for a key tries, if it is a strong one; else without end."""
-        self._in_flight_max, self.timeout_of = in_flight_max, timeout_of
+        self._in_flight_max, self._timeout_of = in_flight_max, timeout_of
         self.reads = Admission(lag_s=lag_s)
         self.writes = Admission(lag_s=lag_s, bytes_in_flight=lambda: bodies.bytes_in_flight + bodies.bytes_to_come)
         self.locks = Admission(lag_s=lag_s)
@@ -79,7 +79,7 @@ class Door:
         The same is asked of all strong requests once they are understood (punctual.py). But where all name a short
         one, refusing them has to be cheap.
         """
-        if "timeout=" not in query or admission.can_make(self.timeout_of(method, query)):
+        if "timeout=" not in query or admission.can_make(self._timeout_of(method, query)):
             return True
         self.refused_late += 1
         return False

@@ -15,27 +15,29 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 WINDOW_S = 0.1
-MANY, LASTING = 3.0, 10
-"""So many refusals for each answer, in so many windows together, and it is tried. Twice the load makes two, or four if
-its clients share the machine with the nodes."""
+"""Counts are looked at so often, or once in a hold, where that is longer: those who are held come in waves."""
+WATCH_S = 1.0
+MANY = 3.0
+"""So many refusals for each answer, for so long, and it is tried. Twice the load makes two, or four where its clients
+share the machine with the nodes."""
 SHARE = 2.0
 """So many are left for each answer where holding helps."""
-FREE = 50
-"""So many in a window are none too many: some hundred a second cost nobody anything."""
-TRIAL_S = 0.2
+FREE_PER_S = 500.0
+"""So many are none too many: they cost nobody anything."""
+TRIAL_HOLD_S = 0.2
 """How long refusals are held on trial."""
-SKIPPED, COUNTED = 3, 4
-"""Windows of a trial: in the first ones come those who were refused before it."""
+SKIPPED_S, COUNTED_S = 0.3, 0.4
+"""Of a trial: first come those who were refused before it."""
 HELPS = 0.6
 """Of the refusals before it, what may come in a trial that has shown that holding helps."""
 HOLD_S_MIN, HOLD_S_MAX = 0.01, 0.4
 """The longest is less than the patience of common clients by half."""
 LONGER, SHORTER = 1.5, 0.95
-"""From one window to the next: longer soon, shorter slowly, for the effect comes only after the hold."""
-VAIN_WINDOWS = 20
+"""From one window to the next."""
+VAIN_WINDOWS = 8
 """So many in a row in which the longest hold is not enough, and it is no help any more."""
-OPENED_MAX = 100
-"""Connections that may be opened in a window while refusals are held: new clients come all the time."""
+OPENED_PER_S_MAX = 1_000.0
+"""Connections that may be opened while refusals are held: new clients come all the time."""
 AGAIN_S = 5.0
 """Between two trials."""
 STALE_S = 1.0
@@ -45,98 +47,112 @@ STALE_S = 1.0
 class _Stage(Enum):
     AT_ONCE = auto()
     TRIAL = auto()
-    HELD = auto()
+    HOLDING = auto()
+
+
+class _Counts:
+    """What came in some time."""
+
+    __slots__ = ("answers", "refusals", "seconds")
+
+    def __init__(self) -> None:
+        self.refusals = self.answers = 0
+        self.seconds = 0.0
+
+    def add(self, other: _Counts) -> None:
+        self.refusals += other.refusals
+        self.answers += other.answers
+        self.seconds += other.seconds
+
+    @property
+    def refusals_per_s(self) -> float:
+        return self.refusals / self.seconds
+
+    def are_many(self, share: float) -> bool:
+        """Whether there were more refusals than that for each answer."""
+        return self.refusals > max(FREE_PER_S * self.seconds, share * self.answers)
 
 
 class Holding:
     """How long a refusal is held. Times are of one monotonic clock, in seconds."""
 
-    __slots__ = (
-        "_again_s",
-        "_all_answered",
-        "_all_refused",
-        "_before",
-        "_ends_s",
-        "_opened",
-        "_opened_so_far",
-        "_refused",
-        "_stage",
-        "_windows",
-        "answered",
-        "held",
-        "hold_s",
-    )
+    __slots__ = ("_again_s", "_before_per_s", "_counts", "_ends_s", "_opened", "_opened_so_far", "_stage", "_sum",
+                 "_vain", "held", "hold_s")  # fmt: skip
 
     def __init__(self, opened: Callable[[], int]) -> None:
         """opened: how many connections were ever opened."""
         self._opened_so_far, self._opened = opened, 0
         self._ends_s = self._again_s = float("-inf")
-        self._refused = 0
-        self.answered = 0
-        """In this window; counted by whoever answers."""
+        self._counts = _Counts()
+        """Of this window."""
+        self._before_per_s = 0.0
+        """Refusals before the trial."""
         self.held = 0
-        """Refusals held now; counted by whoever holds them."""
-        self._before = 0.0
-        """Refusals in a window before the trial."""
+        """Refusals that wait now; counted by whoever lets them."""
+        self.hold_s = 0.0
         self._enter(_Stage.AT_ONCE, 0.0)
 
     def refused(self, now_s: float) -> float:
         """One more is refused: how long that one is held."""
         if now_s >= self._ends_s:
             self._close(now_s)
-        self._refused += 1
+        self._counts.refusals += 1
         return self.hold_s
+
+    def answered(self) -> None:
+        """One was done, or failed in its own way."""
+        self._counts.answers += 1
 
     def _enter(self, stage: _Stage, hold_s: float) -> None:
         self._stage, self.hold_s = stage, hold_s
-        self._windows = self._all_refused = self._all_answered = 0
+        self._sum, self._vain = _Counts(), 0
 
     def _close(self, now_s: float) -> None:
-        """The end of a window."""
+        """The end of a window. The first refusal after its time ends it, so it may have been longer than others."""
+        counts, self._counts = self._counts, _Counts()
+        counts.seconds = now_s - self._ends_s + max(WINDOW_S, self.hold_s)
         opened = self._opened_so_far() - self._opened
         self._opened += opened
         if now_s - self._ends_s > STALE_S:
             self._enter(_Stage.AT_ONCE, 0.0)
         elif self._stage is _Stage.AT_ONCE:
-            self._watch(now_s)
-        elif opened > OPENED_MAX:
+            self._watch(counts, now_s)
+        elif opened > OPENED_PER_S_MAX * counts.seconds:
             self._let_go(now_s)
         elif self._stage is _Stage.TRIAL:
-            self._try(now_s)
+            self._try(counts, now_s)
         else:
-            self._adjust(now_s)
-        self._ends_s = now_s + WINDOW_S
-        self._refused = self.answered = 0
+            self._adjust(counts, now_s)
+        self._ends_s = now_s + max(WINDOW_S, self.hold_s)
 
-    def _watch(self, now_s: float) -> None:
-        self._windows += 1
-        self._all_refused += self._refused
-        self._all_answered += self.answered
-        if self._windows < LASTING:
+    def _watch(self, counts: _Counts, now_s: float) -> None:
+        self._sum.add(counts)
+        if self._sum.seconds < WATCH_S:
             return
-        if self._all_refused > max(FREE * LASTING, MANY * self._all_answered) and now_s >= self._again_s:
-            self._before = self._all_refused / LASTING
-            self._enter(_Stage.TRIAL, TRIAL_S)
+        if self._sum.are_many(MANY) and now_s >= self._again_s:
+            self._before_per_s = self._sum.refusals_per_s
+            self._enter(_Stage.TRIAL, TRIAL_HOLD_S)
+            self._sum.seconds = -SKIPPED_S
         else:
             self._enter(_Stage.AT_ONCE, 0.0)
 
-    def _try(self, now_s: float) -> None:
-        self._windows += 1
-        if self._windows > SKIPPED:
-            self._all_refused += self._refused
-        if self._windows < SKIPPED + COUNTED:
+    def _try(self, counts: _Counts, now_s: float) -> None:
+        if self._sum.seconds < 0:
+            self._sum.seconds = max(0.0, self._sum.seconds + counts.seconds)
             return
-        if self._all_refused > HELPS * COUNTED * self._before:
+        self._sum.add(counts)
+        if self._sum.seconds < COUNTED_S:
+            return
+        if self._sum.refusals_per_s > HELPS * self._before_per_s:
             self._let_go(now_s)
         else:
-            self._enter(_Stage.HELD, TRIAL_S)
+            self._enter(_Stage.HOLDING, TRIAL_HOLD_S)
 
-    def _adjust(self, now_s: float) -> None:
-        are_many = self._refused > max(FREE, SHARE * self.answered)
-        is_longest = self.hold_s == HOLD_S_MAX
+    def _adjust(self, counts: _Counts, now_s: float) -> None:
+        are_many, was_longest = counts.are_many(SHARE), self.hold_s == HOLD_S_MAX
         self.hold_s = min(self.hold_s * LONGER, HOLD_S_MAX) if are_many else self.hold_s * SHORTER
-        self._windows = self._windows + 1 if are_many and is_longest else 0
-        if self._windows == VAIN_WINDOWS:
+        self._vain = self._vain + 1 if are_many and was_longest else 0
+        if self._vain == VAIN_WINDOWS:
             self._let_go(now_s)
         elif self.hold_s < HOLD_S_MIN:
             self._enter(_Stage.AT_ONCE, 0.0)

@@ -2,124 +2,157 @@
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
+from itertools import pairwise
+
+import pytest
+
 from kvstore.http.pressure.holding import (
     AGAIN_S,
-    COUNTED,
-    FREE,
+    FREE_PER_S,
     HOLD_S_MAX,
-    LASTING,
     MANY,
-    OPENED_MAX,
-    SKIPPED,
+    OPENED_PER_S_MAX,
     STALE_S,
-    TRIAL_S,
-    VAIN_WINDOWS,
-    WINDOW_S,
+    TRIAL_HOLD_S,
+    WATCH_S,
     Holding,
 )
 
-TRIAL_WINDOWS = SKIPPED + COUNTED
-
 
 class Node:
-    """Windows of a node go by; each says how long refusals were held in it."""
+    """A node that answers and refuses at certain rates."""
 
     def __init__(self) -> None:
         self.opened = 0
         self.now_s = 100.0
         self.holding = Holding(lambda: self.opened)
-        self.holding.refused(self.now_s)
+        self.holds: list[tuple[float, float]] = []
+        """When each refusal came, and how long it is held."""
+        self._answers = 0.0
 
-    def windows(self, count: int, refused: int, answered: int, opened: int = 0) -> list[float]:
-        held = []
-        for _ in range(count):
-            self.now_s += WINDOW_S * 1.01
-            self.opened += opened
-            held.append(self.holding.refused(self.now_s))
-            for _ in range(refused - 1):
-                assert self.holding.refused(self.now_s) == held[-1]
-            self.holding.answered += answered
-        return held
+    def goes_on(self, seconds: float, refused_per_s: float, answered_per_s: float, opened_per_s: float = 0.0) -> None:
+        """At an even pace."""
+        opened = float(self.opened)
+        for _ in range(int(seconds * refused_per_s)):
+            self._pass(1 / refused_per_s, answered_per_s)
+            opened += opened_per_s / refused_per_s
+            self.opened = int(opened)
+            self._refuse()
 
-    def until_trial(self) -> None:
-        for _ in range(4 * LASTING):
-            if self.windows(1, refused=1_000, answered=100)[0]:
-                return
-        raise AssertionError("it was never tried")
+    def comes_back(self, clients: int, seconds: float, busy_s: float, answered_per_s: float) -> list[int]:
+        """Clients that each ask again as soon as they are refused, by a node that takes busy_s for each refusal.
 
+        How many were refused in each whole second.
+        """
+        ends_s, began_s = self.now_s + seconds, self.now_s
+        due = [(self.now_s, number) for number in range(clients)]
+        counts = [0] * int(seconds)
+        while self.now_s < ends_s:
+            due_s, number = heappop(due)
+            self._pass(max(due_s - self.now_s, busy_s), answered_per_s)
+            heappush(due, (self.now_s + self._refuse(), number))
+            counts[min(int(self.now_s - began_s), len(counts) - 1)] += 1
+        return counts
 
-def clients_that_come_back(node: Node, clients: int, windows: int, answered: int) -> list[float]:
-    """Each asks again as soon as it was refused, and is refused as fast as the node can."""
-    held = []
-    for _ in range(windows):
-        hold_s = node.holding.hold_s
-        refused = int(clients * WINDOW_S / hold_s) if hold_s else 10 * clients
-        held += node.windows(1, refused, answered)
-    return held
+    def held_since(self, moment_s: float) -> list[float]:
+        return [hold_s for at_s, hold_s in self.holds if at_s >= moment_s]
+
+    def _pass(self, seconds: float, answered_per_s: float) -> None:
+        self.now_s += seconds
+        self._answers += seconds * answered_per_s
+        while self._answers >= 1:
+            self._answers -= 1
+            self.holding.answered()
+
+    def _refuse(self) -> float:
+        hold_s = self.holding.refused(self.now_s)
+        self.holds.append((self.now_s, hold_s))
+        return hold_s
 
 
 def test_twice_the_load_is_refused_at_once() -> None:
     node = Node()
-    assert not any(node.windows(20 * LASTING, refused=400, answered=150))
+    node.goes_on(20, refused_per_s=4_000, answered_per_s=1_500)
+    assert not any(node.held_since(0))
 
 
 def test_few_refusals_are_no_trouble_even_where_nothing_is_answered() -> None:
-    assert not any(Node().windows(20 * LASTING, refused=FREE, answered=0))
+    node = Node()
+    node.goes_on(20, refused_per_s=FREE_PER_S * 0.9, answered_per_s=0)
+    assert not any(node.held_since(0))
 
 
-def test_a_burst_of_refusals_is_none_of_those() -> None:
+def test_nor_are_few_that_come_together() -> None:
+    node = Node()
+    for _ in range(30):
+        node.goes_on(0.01, refused_per_s=12_000, answered_per_s=0)
+        node.now_s += STALE_S * 0.95
+    assert not any(node.held_since(0))
+
+
+def test_a_burst_is_not_held() -> None:
     node = Node()
     for _ in range(5):
-        assert not any(node.windows(LASTING // 2, refused=int(MANY * 100), answered=100))
-        assert not any(node.windows(LASTING, refused=0 + 1, answered=400))
+        node.goes_on(WATCH_S / 3, refused_per_s=MANY * 1_500, answered_per_s=1_000)
+        node.goes_on(WATCH_S, refused_per_s=100, answered_per_s=4_000)
+    assert not any(node.held_since(0))
 
 
-def test_clients_that_come_back_at_once_are_held_until_there_are_as_many_answers() -> None:
+@pytest.mark.parametrize("answered_per_s", [500, 1_500, 4_000])
+@pytest.mark.parametrize("clients", [300, 800, 1_500])
+def test_clients_that_come_back_at_once_are_held_until_there_are_as_many_answers(
+    clients: int, answered_per_s: int
+) -> None:
+    """Or as many as the longest hold leaves."""
     node = Node()
-    held = clients_that_come_back(node, clients=300, windows=300, answered=200)
-    assert held[0] == 0.0
-    assert TRIAL_S in held
-    settled = held[100:]
-    assert all(settled), "they are held for as long as they come"
-    refusals = [300 * WINDOW_S / hold_s for hold_s in settled]
-    assert 150 < sum(refusals) / len(refusals) < 800
-    assert max(held) <= HOLD_S_MAX
+    refused = node.comes_back(clients, 30, busy_s=0.000_07, answered_per_s=answered_per_s)
+    assert refused[0] > 10_000
+    most = max(2 * answered_per_s, clients / HOLD_S_MAX, FREE_PER_S)
+    if clients / HOLD_S_MAX < 2 * answered_per_s:
+        assert sum(refused[10:]) / 20 < 1.5 * most
+    assert max(node.held_since(0)) <= HOLD_S_MAX
 
 
 def test_when_they_stay_away_nobody_is_held() -> None:
     node = Node()
-    clients_that_come_back(node, clients=300, windows=60, answered=200)
+    node.comes_back(300, 10, busy_s=0.000_1, answered_per_s=2_000)
     assert node.holding.hold_s
-    assert node.windows(100, refused=10, answered=300)[-1] == 0.0
-    clients_that_come_back(node, clients=300, windows=60, answered=200)
+    node.goes_on(20, refused_per_s=100, answered_per_s=3_000)
+    assert not node.holding.hold_s
+    node.comes_back(300, 10, busy_s=0.000_1, answered_per_s=2_000)
+    assert node.holding.hold_s
     node.now_s += 2 * STALE_S
     assert node.holding.refused(node.now_s) == 0.0
 
 
 def test_where_as_many_come_as_before_it_is_let_be_for_some_time() -> None:
     node = Node()
-    node.until_trial()
-    assert all(node.windows(TRIAL_WINDOWS - 1, refused=1_000, answered=100))
-    assert not any(node.windows(int(AGAIN_S / WINDOW_S) - LASTING, refused=1_000, answered=100))
-    assert any(node.windows(3 * LASTING, refused=1_000, answered=100)), "then it is tried again"
+    node.goes_on(30, refused_per_s=8_000, answered_per_s=1_000)
+    held = [at_s for at_s, hold_s in node.holds if hold_s]
+    assert held, "it is tried"
+    assert {hold_s for _, hold_s in node.holds} == {0.0, TRIAL_HOLD_S}
+    assert len(held) < 0.2 * len(node.holds)
+    gaps = [later - earlier for earlier, later in pairwise(held) if later - earlier > 0.5]
+    assert gaps
+    assert min(gaps) >= AGAIN_S
 
 
 def test_where_connections_are_opened_meanwhile_it_is_let_be_at_once() -> None:
     node = Node()
-    node.until_trial()
-    assert all(node.windows(2, refused=100, answered=100, opened=OPENED_MAX))
-    assert not any(node.windows(20, refused=1_000, answered=100, opened=OPENED_MAX + 1)[1:])
-    node = Node()
-    clients_that_come_back(node, clients=300, windows=60, answered=200)
+    while not node.holding.hold_s:
+        node.goes_on(0.1, refused_per_s=8_000, answered_per_s=1_000)
+    node.goes_on(0.3, refused_per_s=8_000, answered_per_s=1_000, opened_per_s=OPENED_PER_S_MAX / 2)
     assert node.holding.hold_s
-    node.windows(1, refused=100, answered=100, opened=OPENED_MAX + 1)
-    assert node.windows(1, refused=100, answered=100)[0] == 0.0
+    node.goes_on(0.3, refused_per_s=8_000, answered_per_s=1_000, opened_per_s=OPENED_PER_S_MAX * 2)
+    assert not node.holding.hold_s
 
 
 def test_where_the_longest_hold_is_not_enough_it_is_let_be() -> None:
     node = Node()
-    clients_that_come_back(node, clients=300, windows=LASTING + TRIAL_WINDOWS + 2, answered=200)
+    node.comes_back(300, 10, busy_s=0.000_1, answered_per_s=2_000)
     assert node.holding.hold_s
-    held = node.windows(3 * VAIN_WINDOWS, refused=1_000, answered=100)
-    assert HOLD_S_MAX in held
-    assert held[-1] == 0.0
+    began_s = node.now_s
+    node.goes_on(4.5, refused_per_s=8_000, answered_per_s=1_000)
+    assert HOLD_S_MAX in node.held_since(began_s)
+    assert not node.holding.hold_s

@@ -46,7 +46,7 @@ async def full(start: Start, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[N
 def holding(node: Node, hold_s: float) -> Holding:
     """That of the node, which holds refusals so long from now on."""
     assert node.server._dispatcher is not None
-    found = node.server._dispatcher._holding
+    found = node.server._dispatcher.holding
     found.hold_s, found._ends_s = hold_s, float("inf")
     return found
 
