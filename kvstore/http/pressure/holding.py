@@ -16,10 +16,10 @@ from enum import Enum, auto
 
 WINDOW_S = 0.1
 """Counts are looked at so often, or once in a hold, where that is longer: those who are held come in waves."""
-WATCH_S = 1.0
+WATCH_S, WATCH_AGAIN_S = 1.0, 0.2
 MANY = 3.0
-"""So many refusals for each answer, for so long, and it is tried. Twice the load makes two, or four where its clients
-share the machine with the nodes."""
+"""So many refusals for each answer, for so long (the shorter time where it has helped), and it is tried. Twice the load
+makes two, or four where its clients share the machine with the nodes."""
 SHARE = 2.0
 """So many are left for each answer where holding helps."""
 FREE_PER_S = 500.0
@@ -28,7 +28,7 @@ TRIAL_HOLD_S = 0.2
 """How long refusals are held on trial."""
 SKIPPED_S, COUNTED_S = 0.3, 0.4
 """Of a trial: first come those who were refused before it."""
-HELPS = 0.6
+HELPS = 0.5
 """Of the refusals before it, what may come in a trial that has shown that holding helps."""
 HOLD_S_MIN, HOLD_S_MAX = 0.01, 0.4
 """The longest is less than the patience of common clients by half."""
@@ -36,7 +36,7 @@ LONGER, SHORTER = 1.5, 0.95
 """From one window to the next."""
 VAIN_WINDOWS = 8
 """So many in a row in which the longest hold is not enough, and it is no help any more."""
-OPENED_PER_S_MAX = 1_000.0
+OPENED_PER_S_MAX = 500.0
 """Connections that may be opened while refusals are held: new clients come all the time."""
 AGAIN_S = 5.0
 """Between two trials."""
@@ -77,7 +77,7 @@ class Holding:
     """How long a refusal is held. Times are of one monotonic clock, in seconds."""
 
     __slots__ = ("_again_s", "_before_per_s", "_counts", "_ends_s", "_opened", "_opened_so_far", "_stage", "_sum",
-                 "_vain", "held", "hold_s")  # fmt: skip
+                 "_vain", "_watch_s", "held", "hold_s")  # fmt: skip
 
     def __init__(self, opened: Callable[[], int]) -> None:
         """opened: how many connections were ever opened."""
@@ -85,6 +85,7 @@ class Holding:
         self._ends_s = self._again_s = float("-inf")
         self._counts = _Counts()
         """Of this window."""
+        self._watch_s = WATCH_S
         self._before_per_s = 0.0
         """Refusals before the trial."""
         self.held = 0
@@ -117,17 +118,17 @@ class Holding:
             self._enter(_Stage.AT_ONCE, 0.0)
         elif self._stage is _Stage.AT_ONCE:
             self._watch(counts, now_s)
-        elif opened > OPENED_PER_S_MAX * counts.seconds:
-            self._let_go(now_s)
         elif self._stage is _Stage.TRIAL:
             self._try(counts, now_s)
+        elif opened > OPENED_PER_S_MAX * counts.seconds:
+            self._let_go(now_s)
         else:
             self._adjust(counts, now_s)
         self._ends_s = now_s + max(WINDOW_S, self.hold_s)
 
     def _watch(self, counts: _Counts, now_s: float) -> None:
         self._sum.add(counts)
-        if self._sum.seconds < WATCH_S:
+        if self._sum.seconds < self._watch_s:
             return
         if self._sum.are_many(MANY) and now_s >= self._again_s:
             self._before_per_s = self._sum.refusals_per_s
@@ -146,6 +147,7 @@ class Holding:
         if self._sum.refusals_per_s > HELPS * self._before_per_s:
             self._let_go(now_s)
         else:
+            self._watch_s = WATCH_AGAIN_S
             self._enter(_Stage.HOLDING, TRIAL_HOLD_S)
 
     def _adjust(self, counts: _Counts, now_s: float) -> None:
@@ -159,5 +161,5 @@ class Holding:
 
     def _let_go(self, now_s: float) -> None:
         """It does not help: refusals go out at once, for some time in any case."""
-        self._again_s = now_s + AGAIN_S
+        self._again_s, self._watch_s = now_s + AGAIN_S, WATCH_S
         self._enter(_Stage.AT_ONCE, 0.0)
