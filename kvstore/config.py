@@ -66,7 +66,7 @@ class NodeConfig:
     """The level of requests that name none."""
     value_bytes_max: int = 1 << 20
     """The largest value."""
-    cache_bytes_max: int = 64 << 20
+    cache_bytes_max: int = 128 << 20
     """Records kept in memory."""
     connections_max: int = 4_096
     """HTTP connections open at once."""

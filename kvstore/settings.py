@@ -155,7 +155,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("consistency", "LEVEL", "strong", "the level of requests that name none",
             lambda text: Level(_one_of(*Level)(text))),
     Setting("value_bytes_max", "BYTES", "1MiB", "the largest value", _bytes(1, VALUE_BYTES_MAX_MAX)),
-    Setting("cache_bytes_max", "BYTES", "64MiB", "records kept in memory", _bytes(1 << 20, 1 << 40)),
+    Setting("cache_bytes_max", "BYTES", "128MiB", "records kept in memory", _bytes(1 << 20, 1 << 40)),
     Setting("connections_max", "COUNT", "4096", "HTTP connections open at once", _count(1, 1_000_000)),
     Setting("requests_in_flight_max", "COUNT", "4096", "requests worked on at once; more are told to come back",
             _count(1, 1_000_000)),

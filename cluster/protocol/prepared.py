@@ -22,8 +22,9 @@ from storage.record import Record, ReplicaState
 
 PREPARED_MS_MAX = 60_000
 """How old a prepared ballot may be used: a version's time, which people and weak writes see, is its ballot's."""
-PREPARED_MAX = 65_536
-"""Keys with a prepared ballot. About 250 bytes each, so 16 MB; a key that falls out pays one more round trip."""
+PREPARED_MAX = 131_072
+"""Keys with a prepared ballot: as many as the cache holds small records of. About 250 bytes each, so 32 MB; a key that
+falls out pays one more round trip."""
 PREPARED_STEP = 1_024
 """So many fall out together."""
 

@@ -35,7 +35,7 @@ def test_defaults() -> None:
     config = load_config(GOOD, {})
     assert config.members[1] == MemberAddress("n2", "127.0.0.1", 7102)
     assert (config.n, config.partitions, config.consistency) == (3, 64, Level.STRONG)
-    assert (config.value_bytes_max, config.cache_bytes_max) == (1 << 20, 64 << 20)
+    assert (config.value_bytes_max, config.cache_bytes_max) == (1 << 20, 128 << 20)
     assert (config.cluster_secret, config.allow_insecure, config.allowed_hosts) == (b"", False, ())
 
 
