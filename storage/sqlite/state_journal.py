@@ -67,8 +67,12 @@ class Plan(msgspec.Struct, gc=False):
 class StateJournal:
     """Decides which states are written as rows, and when."""
 
-    def __init__(self, states: Mapping[bytes, ReplicaState], last: int) -> None:
-        """What the entries on disk come to, and the number of the last one."""
+    def __init__(self, states: Mapping[bytes, ReplicaState], last: int, pace: float = 1.0) -> None:
+        """What the entries on disk come to, and the number of the last one.
+
+        pace: of the usual number of states and bytes, so many are gathered before their rows are written.
+        """
+        self._rows_max, self._bytes_max = FOLD_ROWS * pace, FOLD_BYTES * pace
         self._newest = dict(states)
         self._folding: dict[bytes, ReplicaState] = {}
         self._keys: list[bytes] = []
@@ -119,7 +123,7 @@ class StateJournal:
 
     def plan(self, batch: Batch, sequence: int) -> Plan:
         """What the next transaction, the commit of this sequence, writes, if it is to write this batch."""
-        if len(self._newest) >= FOLD_ROWS or self._bytes >= FOLD_BYTES:
+        if len(self._newest) >= self._rows_max or self._bytes >= self._bytes_max:
             self.fold()
         journalled, direct = _divided(batch.states, self._has)
         now_true = [key for key in (*direct, *batch.drop) if self._has(key)]

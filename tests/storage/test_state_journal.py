@@ -16,6 +16,7 @@ from storage import SqliteEngine
 from storage.engine import Batch, CommitFailed, FolderDamaged, FolderUnusable
 from storage.record import Record, ReplicaState
 from storage.sqlite import leaf_sums, schema, state_journal
+from storage.sqlite.engine import PACE_MAX, PACE_MIN
 from storage.sqlite.state_journal import ROWS_MIN, VALUE_BYTES_MAX, Plan, StateJournal, decode_entry
 from tests.contracts.folders import value
 from tests.storage.test_places_and_leaves import opened
@@ -64,12 +65,13 @@ steps = st.one_of(
 
 @given(st.lists(steps, max_size=40), st.integers(1, 4))
 def test_what_was_committed_last_is_what_is_found(story: list[tuple], step: int) -> None:  # type: ignore[type-arg]
-    disk, journal, truth, ballot = Disk(), StateJournal({}, 0), dict[bytes, ReplicaState](), 0
+    disk, truth, ballot = Disk(), dict[bytes, ReplicaState](), 0
     sequences = iter(range(1, 1_000))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state_journal, "FOLD_STEP", step)
         patch.setattr(state_journal, "ROWS_MIN", 4)
         patch.setattr(state_journal, "FOLD_ROWS", 6)
+        journal = StateJournal({}, 0)
         for what, written, dropped in story:
             if what == "fold":
                 journal.fold()
@@ -93,6 +95,8 @@ def test_what_was_committed_last_is_what_is_found(story: list[tuple], step: int)
             assert {**disk.table, **disk.journalled()} == truth, "what a start would find"
             for key in {*truth, *disk.table}:
                 assert (journal.get(key) or disk.table.get(key)) == truth.get(key), "what a load finds"
+                if (state := journal.get(key)) is not None:
+                    assert journal.may_promise_up_to(state.promised), "what a purge must know"
         for _ in range(2):
             journal.fold()
             while journal.is_folding:
@@ -102,6 +106,33 @@ def test_what_was_committed_last_is_what_is_found(story: list[tuple], step: int)
         assert disk.table == truth
         assert journal.is_empty
         assert not disk.entries
+
+
+@pytest.mark.parametrize("pace", [0.6, 1.0, 1.4])
+def test_rows_are_written_at_the_folders_own_pace(pace: float) -> None:
+    """Not when those of the other replicas are."""
+    journal, written = StateJournal({}, 0, pace), 0
+    for sequence in range(1, 1_000):
+        batch = Batch({b"%d" % key: ReplicaState(sequence) for key in range(written, written + 100)})
+        plan = journal.plan(batch, sequence)
+        if plan.folded:
+            break
+        journal.done(plan)
+        written += 100
+    assert written == pytest.approx(state_journal.FOLD_ROWS * pace, abs=100)
+
+
+async def test_each_folder_has_its_own(tmp_path: Path) -> None:
+    paces = set()
+    for number in range(8):
+        engine = await opened(tmp_path / str(number))
+        paces.add(engine._pace)
+        await engine.close()
+        again = await opened(tmp_path / str(number))
+        paces.add(again._pace)
+        await again.close()
+    assert len(paces) == 8
+    assert PACE_MIN <= min(paces) < max(paces) <= PACE_MAX
 
 
 async def in_table(folder: Path) -> int:
