@@ -140,8 +140,8 @@ class Dispatcher:
         """Refuses a request that is too much; False where it is to be taken apart, and nothing was done.
 
         on_refusal follows, maybe before this returns, with all that goes over the wire, and whether the connection goes
-        on. Of these there are the most
-        when there is least time: begin() would say the same in three times as many steps.
+        on. Of these there are the most when there is least time: begin() would say the same in three times as many
+        steps.
         """
         method = _REFUSED_READY.get(request.method)
         if method is None or self.draining or self._log_requests or not request.known.parsed.get(_CHECKED):

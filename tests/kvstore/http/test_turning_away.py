@@ -150,10 +150,28 @@ async def test_a_client_that_goes_while_its_refusal_is_held_is_forgotten(full: N
     assert (await ask(await connect(full), GET.replace(b"/k", b"/other")))[0] in (200, 404)
 
 
-async def test_of_a_time_that_the_request_names_it_takes_half_at_most(full: Node) -> None:
+@pytest.mark.parametrize(
+    "request_",
+    [
+        put(b"k?timeout=100ms", b"v"),
+        put(b"k?consistency=weak&timeout=100ms", b"v"),
+        put(b"k?timeout=100ms", b"v", b"X-New: 1\r\n"),
+        b"DELETE /v1/kv/k?timeout=100ms" + VERSION + b"\r\n",
+    ],
+)
+async def test_of_a_time_that_the_request_names_it_takes_half_at_most(full: Node, request_: bytes) -> None:
     holding(full, 30.0)
-    stream = await connect(full)
-    assert (await ask(stream, put(b"k?timeout=100ms", b"v")))[0] == 503
+    assert (await ask(await connect(full), request_))[0] == 503
+
+
+async def test_refusals_are_no_answers_and_all_else_is(full: Node) -> None:
+    held, stream = holding(full, 0.0), await connect(full)
+    before = held._counts.answers
+    for request in (PUT, put(b"k", b"v", b"X-New: 1\r\n"), b"DELETE /v1/kv/k" + VERSION + b"\r\n"):
+        assert (await ask(stream, request))[0] == 503
+    assert held._counts.answers == before
+    assert (await ask(stream, b"GET /livez" + VERSION + b"\r\n"))[0] == 200
+    assert held._counts.answers == before + 1
 
 
 async def test_a_node_that_stops_says_what_became_of_those_it_holds(start: Start, full: Node) -> None:
@@ -164,4 +182,5 @@ async def test_a_node_that_stops_says_what_became_of_those_it_holds(start: Start
     full.backend.gate.set()
     stopped = asyncio.create_task(full.server.stop(5.0))
     assert (await answer_of(stream))[0] == 503
+    assert await stream[0].read() == b"", "and the connection ends, or the next request would be lost on it"
     await stopped
