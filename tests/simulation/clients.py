@@ -288,7 +288,8 @@ class Client:
 
     def _written(self, operation: Operation, slot: int, outcome: Any, condition: Condition) -> None:
         if isinstance(outcome, Written):
-            operation.version, operation.replicas = outcome.version, outcome.replicas
+            self.journal.told(operation, outcome.version)
+            operation.replicas = outcome.replicas
             if outcome.hinted:
                 operation.replicas = tuple(sorted({*outcome.replicas, f"n{slot}"}))
             self._end(operation, slot, "ok", None)
@@ -305,8 +306,8 @@ class Client:
         elif isinstance(outcome, BadFence):
             raise Violation(f"{self.name}: the fence {operation.fence} was granted, and is called bad by n{slot}")
         elif isinstance(outcome, Unknown | Broken):
-            if isinstance(outcome, Unknown):
-                operation.version = outcome.version or 0
+            if isinstance(outcome, Unknown) and outcome.version:
+                self.journal.told(operation, outcome.version)
             self._tell(operation, slot, "unknown")
         else:
             assert isinstance(outcome, Unavailable | Overloaded | NoRoom | Refused), outcome

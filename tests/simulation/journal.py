@@ -47,6 +47,8 @@ class Journal:
     operations: list[Operation] = field(default_factory=list)
     values: dict[tuple[str, int], str] = field(default_factory=dict)
     """(key, origin) -> the value written under it, from what was committed anywhere."""
+    writes: dict[tuple[str, int], Operation] = field(default_factory=dict)
+    """(key, version) -> the one write that was told it."""
 
     def moment(self, now_s: float) -> float:
         """Now, and later than every moment before."""
@@ -64,6 +66,16 @@ class Journal:
     def end(self, now_s: float, operation: Operation, outcome: str, seen: str | None = None) -> None:
         """It ends."""
         operation.end, operation.outcome, operation.seen = self.moment(now_s), outcome, seen
+
+    def told(self, operation: Operation, version: int) -> None:
+        """Its client was told the version that the write has. Raises Violation if another's was told it."""
+        operation.version = version
+        other = self.writes.setdefault((operation.key, version), operation)
+        if other is not operation:
+            raise Violation(
+                f"two writes of {operation.key} have the version {version}: {other.kind} {other.value} of "
+                f"{other.process}, and {operation.kind} {operation.value} of {operation.process}"
+            )
 
     def by_key(self) -> dict[str, list[Operation]]:
         """The operations of each key, in the order of their beginning."""
