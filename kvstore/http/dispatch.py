@@ -147,11 +147,11 @@ class Dispatcher:
         if method is None or self.draining or self._log_requests or not request.known.parsed.get(_CHECKED):
             return False
         admission, now_s = self._door.straight[method], self._clock()
-        if admission.in_flight < FEW or not self._door.is_shut(admission, method, request.query, now_s):
+        if admission.in_flight < FEW or not self._door.is_shut(admission, method, query := request.query, now_s):
             return False
         self._metrics.count_request(method, "", OVERLOADED, 0.0)
         refusal = self._ready.refusal(method, self._wall_ms() // 1000, self._next_id(), self._refusal_wire)
-        hold_s = self._hold_s(request.query, now_s)
+        hold_s = self._hold_s(query, now_s)
         self.in_flight += 1
         self._answer_in(hold_s, lambda: on_refusal(refusal, not self.draining))
         return True

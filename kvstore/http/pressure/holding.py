@@ -35,7 +35,7 @@ HOLD_S_MIN, HOLD_S_MAX = 0.01, 0.4
 LONGER, SHORTER = 1.5, 0.95
 """From one window to the next."""
 VAIN_WINDOWS = 8
-"""So many in a row in which the longest hold is not enough, and it is no help any more."""
+"""So many in a row in which as many came as the trial would not have passed, and it is no help any more."""
 OPENED_PER_S_MAX = 500.0
 """Connections that may be opened while refusals are held: new clients come all the time."""
 AGAIN_S = 5.0
@@ -152,8 +152,9 @@ class Holding:
 
     def _adjust(self, counts: _Counts, now_s: float) -> None:
         are_many, was_longest = counts.are_many(SHARE), self.hold_s == HOLD_S_MAX
+        is_vain = are_many and was_longest and counts.refusals_per_s > HELPS * self._before_per_s
         self.hold_s = min(self.hold_s * LONGER, HOLD_S_MAX) if are_many else self.hold_s * SHORTER
-        self._vain = self._vain + 1 if are_many and was_longest else 0
+        self._vain = self._vain + 1 if is_vain else 0
         if self._vain == VAIN_WINDOWS:
             self._let_go(now_s)
         elif self.hold_s < HOLD_S_MIN:
