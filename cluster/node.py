@@ -7,7 +7,7 @@ ask for comes in through read, write and page; what peers ask for comes in throu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 from typing import Literal, get_args
@@ -19,6 +19,7 @@ from cluster.clock import Clock
 from cluster.coordination.coordinator import Coordinator
 from cluster.coordination.drive import Context
 from cluster.coordination.reading.listing import Listing
+from cluster.coordination.writing.forwards import Forwards
 from cluster.coordination.writing.handover import BUDGET_SHARE, Handover
 from cluster.coordination.writing.merge_back import MergeBack
 from cluster.coordination.writing.primary import Primary
@@ -28,17 +29,15 @@ from cluster.locks.locks import ClusterLocks
 from cluster.membership.failure_detector import HEARTBEAT_INTERVAL_S
 from cluster.membership.fitness import Bar, Fitness, Roster
 from cluster.membership.topology import Topology
-from cluster.pressure.admission import Admission
 from cluster.protocol.lock_messages import LockRequest
 from cluster.protocol.messages import (
     Alive,
     Answer,
     Forward,
-    Forwarded,
+    ForwardMany,
     Glance,
     Heartbeat,
     Held,
-    Outcome,
     Read,
     Request,
     Scan,
@@ -74,14 +73,11 @@ from cluster.requests import (
     ListOutcome,
     ListRequest,
     NoRoom,
-    Overloaded,
     ReadOutcome,
     ReadRequest,
     Unavailable,
-    Unknown,
     WriteOutcome,
     WriteRequest,
-    Written,
 )
 from cluster.tasks import Tasks
 from cluster.wall_watch import WallWatch
@@ -148,8 +144,7 @@ class ClusterNode:
         # Others proposed while this node did not: what was promised to it before is worth nothing now.
         self.fitness.on_fit = self.prepared.clear
         self.primary = Primary(self.context, self.prepared, topology, clock_offset_max_s=clock_offset_max_s)
-        self.forwards = Admission()
-        """The changes that other nodes handed to this one."""
+        self.forwards = Forwards(self.primary, self.fitness, topology, slot, clock)
         self.handover = Handover(self.context, self.primary, topology, slot)
         self.context.hand_over = self.handover.submit
         self.merge_back = MergeBack(self.context, topology, commits.forget)
@@ -172,7 +167,7 @@ class ClusterNode:
             keep_aside=self.replica.keep_aside,
             clock_offset_max_s=clock_offset_max_s,
         )
-        self._coordinator = Coordinator(self.context, self.replica, topology, slot, self.weak_writer)
+        self._coordinator = Coordinator(self.context, self.replica, topology, slot, self.weak_writer, self.handover)
         self._listing = Listing(self.context, self._coordinator.read, topology, slot)
         self.locks = ClusterLocks(
             self.context,
@@ -248,6 +243,17 @@ class ClusterNode:
         else:
             self._coordinator.begin_write(request, on_outcome)
 
+    def begin_writes(
+        self, requests: Sequence[WriteRequest], timeout_s: float, on_outcome: Callable[[int, WriteOutcome], None]
+    ) -> None:
+        """Strong writes of different keys, without a fence; see Coordinator."""
+        refusal = self._refusal(requests[0]) if self.fitness.bars else None
+        if refusal is not None:
+            for place in range(len(requests)):
+                on_outcome(place, refusal)
+        else:
+            self._coordinator.begin_writes(requests, timeout_s, on_outcome)
+
     async def write(self, request: WriteRequest) -> WriteOutcome:
         """Writes or deletes a key."""
         refusal = self._refusal(request) if self.fitness.bars else None
@@ -310,7 +316,9 @@ class ClusterNode:
         elif kind is Volley:
             self.replica.handle_volley(request, respond, token)  # type: ignore[arg-type]
         elif kind is Forward:
-            self._propose(request, age_ms, respond, token)  # type: ignore[arg-type]
+            self.forwards.handle(request, age_ms, respond, token)  # type: ignore[arg-type]
+        elif kind is ForwardMany:
+            self.forwards.handle_many(request, age_ms, respond, token)  # type: ignore[arg-type]
         elif kind is Scan:
             self._tasks.spawn(self._scan(request, respond, token), "scan")  # type: ignore[arg-type]
         elif kind is Heartbeat:
@@ -333,36 +341,6 @@ class ClusterNode:
         sequence, highest = self._engine.commit_sequence, self.ballots.highest
         is_noted = self.recollection.has_noted(beat.slot)
         respond(token, Alive(self._clock.wall_ms(), sequence, self.fitness.bars, told, highest, is_noted))
-
-    def _propose(self, forward: Forward, age_ms: int, respond: Respond, token: int) -> None:
-        left_s = (forward.budget_ms - age_ms) / 1000
-        if left_s <= 0:
-            # Whoever asked has told its client "unknown" by now: to apply it after that would be a surprise.
-            respond(token, Unfit("its time was used up when it arrived"))
-            return
-        reason = self.fitness.why_no_writes() if self.fitness.bars else None
-        if reason is not None:
-            respond(token, Unfit(reason))
-            return
-        if self.slot not in self._topology().replicas_of(forward.key):
-            respond(token, Unfit("this node holds no replica of the key"))
-            return
-
-        began_s, forwards = self._clock.monotonic_s(), self.forwards
-        forwards.look(began_s)
-        if not forwards.can_make(left_s):
-            forwards.refused += 1
-            respond(token, Forwarded(Overloaded(forwards.expected_s())))
-            return
-        forwards.begin()
-
-        def ended(outcome: Outcome) -> None:
-            kind = type(outcome)
-            forwards.end(self._clock.monotonic_s() - began_s, kind is Written, is_late=kind is Unknown)
-            respond(token, Forwarded(outcome))
-
-        deadline_s = began_s + left_s
-        self.primary.submit(forward.key, forward.change, forward.needed, deadline_s, ended)
 
     async def _scan(self, scan: Scan, respond: Respond, token: int) -> None:
         reason = self.fitness.why_no_reads() if self.fitness.bars else None

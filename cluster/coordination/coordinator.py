@@ -13,7 +13,7 @@ task that awaits it; cancelling that task cancels nothing that was sent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from cluster.coordination.expiry import is_doubtful, is_expired, settle
 from cluster.coordination.granted_fences import GrantedFences
 from cluster.coordination.reading.glances import Glances
 from cluster.coordination.reading.read_repair import Repair
+from cluster.coordination.writing.handover import Handover
 from cluster.coordination.writing.weak_writing import WeakWriter
 from cluster.levels import Level
 from cluster.membership.topology import Topology
@@ -58,11 +59,12 @@ class Coordinator:
         topology: Callable[[], Topology],
         own_slot: int,
         weak_writer: WeakWriter,
+        handover: Handover,
     ) -> None:
         self._context, self._replica, self._weak_writer = context, replica, weak_writer
         self._is_readable = context.roster.is_readable
         self._topology, self._own_slot = topology, own_slot
-        self._turn = 0
+        self._handover, self._turn = handover, 0
         self._glances = Glances(context)
         self._granted = GrantedFences(self.read, lambda: topology().majority)
 
@@ -130,15 +132,27 @@ class Coordinator:
         """The same for a write without a fence; on_outcome is called once, maybe before this returns."""
         self._begin_write(request, self._context.clock.monotonic_s() + request.timeout_s, on_outcome)
 
+    def begin_writes(
+        self, requests: Sequence[WriteRequest], timeout_s: float, on_outcome: Callable[[int, WriteOutcome], None]
+    ) -> None:
+        """Strong writes of different keys, without a fence, that need as many replicas and have this time together.
+
+        on_outcome(place, outcome) is called once for each, maybe before this returns.
+        """
+        now_ms = self._context.ballots.now_ms()
+        puts = [(request.key, _put_of(request, now_ms)) for request in requests]
+        deadline_s = self._context.clock.monotonic_s() + timeout_s
+        self._handover.submit_many(
+            puts, requests[0].needed, deadline_s, cast("Callable[[int, Outcome], None]", on_outcome)
+        )
+
     def _begin_write(
         self, request: WriteRequest, deadline_s: float, on_outcome: Callable[[WriteOutcome], None]
     ) -> None:
         if request.level is Level.STRONG:
-            now_ms = self._context.ballots.now_ms()
-            moment_ms = request.expires_at_ms(now_ms)
-            change = Put(request.value, request.content_type, request.condition, moment_ms, now_ms, request.fence)
+            put = _put_of(request, self._context.ballots.now_ms())
             self._context.hand_over(
-                request.key, change, request.needed, deadline_s, cast("Callable[[Outcome], None]", on_outcome)
+                request.key, put, request.needed, deadline_s, cast("Callable[[Outcome], None]", on_outcome)
             )
         else:
             self._weak_writer.begin(request, deadline_s, on_outcome)
@@ -241,6 +255,11 @@ class _Reading:
     def _expired(self) -> None:
         heard = self._topology.names(self._read.held)
         safely(self._on_outcome, TimedOut(self._request.needed, len(heard), heard))
+
+
+def _put_of(request: WriteRequest, now_ms: int) -> Put:
+    moment_ms = request.expires_at_ms(now_ms)
+    return Put(request.value, request.content_type, request.condition, moment_ms, now_ms, request.fence)
 
 
 def set_once(future: asyncio.Future[Any], value: object) -> None:

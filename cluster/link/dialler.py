@@ -11,8 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from random import Random
+from typing import cast
 
 import structlog
+from msgspec import Raw
 
 from cluster.clock import Clock
 from cluster.link.frames import (
@@ -41,7 +43,7 @@ from cluster.link.handshake import (
 )
 from cluster.membership.topology import Topology
 from cluster.protocol.changes import Merge
-from cluster.protocol.messages import Accept, Answer, Forward, Glance, Lost, Request, Volley
+from cluster.protocol.messages import Accept, Answer, Forward, ForwardMany, Glance, Lost, Request
 from cluster.tasks import safely
 
 IN_FLIGHT_MAX = 20_000
@@ -102,10 +104,13 @@ class Dialler:
         """Whether requests would leave now."""
         return self._connection is not None and self._connection.is_ready
 
-    def send(self, request: Request, on_answer: OnAnswer) -> None:
-        """Sends the request; on_answer(slot, answer) follows exactly once, never before this returns."""
+    def send(self, request: Request, on_answer: OnAnswer, encoded: Raw | None = None) -> None:
+        """Sends the request; on_answer(slot, answer) follows exactly once, never before this returns.
+
+        encoded: the same as bytes, where somebody has them already.
+        """
         connection = self._connection
-        if connection is None or not connection.take(request, on_answer):
+        if connection is None or not connection.take(request, on_answer, encoded):
             asyncio.get_running_loop().call_soon(on_answer, self.peer.slot, LOST_UNSENT)
 
     def dial_now(self) -> None:
@@ -180,7 +185,7 @@ class _Connection(FramedConnection):
         self._dialler = dialler
         self._next = 0
         self._in_flight: dict[int, OnAnswer] = {}
-        self._outbox: Outbox[Request] = Outbox(self._send)
+        self._outbox: Outbox[Request | Raw] = Outbox(self._send)
         self._hello: Hello | None = None
         self._is_welcomed = False
         self.is_ready = False
@@ -234,19 +239,23 @@ class _Connection(FramedConnection):
         self._is_welcomed = True  # it has proved the secret: from here on its Ready counts
         self.send_frame(encode_greeting(Proof(prove(dialler._secret, "dialler", *said))))
 
-    def take(self, request: Request, on_answer: OnAnswer) -> bool:
+    def take(self, request: Request, on_answer: OnAnswer, encoded: Raw | None = None) -> bool:
         """Queues the request; False when it can't leave."""
         if not self.is_ready or not self.is_writable or len(self._in_flight) >= IN_FLIGHT_MAX:
             return False
         self._next += 1
         self._in_flight[self._next] = on_answer
-        self._outbox.put(self._next, request, _size(request))
+        if encoded is None:
+            self._outbox.put(self._next, request, _size(request))
+        else:
+            self._outbox.put(self._next, encoded, len(encoded))
         return True
 
-    def _send(self, items: list[tuple[int, Request]]) -> None:
+    def _send(self, items: list[tuple[int, Request | Raw]]) -> None:
         sent_ms = int(self._dialler._clock.monotonic_s() * 1000)
         topology = self._dialler._topology()
-        self.send_frame(encode(Requests(topology.epoch, topology.fingerprint, sent_ms, items)))
+        requests = cast("list[tuple[int, Request]]", items)  # they are, some as bytes already
+        self.send_frame(encode(Requests(topology.epoch, topology.fingerprint, sent_ms, requests)))
 
     def fail(self, reason: str) -> None:
         if not self.ready.done():
@@ -270,8 +279,8 @@ def _size(request: Request) -> int:
         return MESSAGE_OVERHEAD_BYTES + len(request.record.value or b"")
     if type(request) is Glance:
         return MESSAGE_OVERHEAD_BYTES + sum(map(len, request.keys))
-    if type(request) is Volley:
-        return MESSAGE_OVERHEAD_BYTES + sum(map(_size, request.accepts))
+    if type(request) is ForwardMany:
+        return sum([MESSAGE_OVERHEAD_BYTES + len(put.value or b"") for _, put in request.puts])
     if type(request) is Forward:
         change = request.change
         value = change.record.value if isinstance(change, Merge) else getattr(change, "value", None)

@@ -17,7 +17,7 @@ from hashlib import sha256
 
 import msgspec
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Nodes of another version are refused."""
 NONCE_BYTES = 16
 HANDSHAKE_S_MAX = 5.0

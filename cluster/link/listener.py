@@ -39,6 +39,7 @@ from cluster.link.handshake import (
 from cluster.membership.topology import Topology, encode_topology
 from cluster.protocol.messages import (
     Forwarded,
+    ForwardedMany,
     Held,
     Promised,
     Reply,
@@ -263,6 +264,8 @@ def _size(reply: Reply) -> int:
         return MESSAGE_OVERHEAD_BYTES + _value_bytes(reply.record)
     if type(reply) is Forwarded and type(reply.outcome) is Settled:
         return MESSAGE_OVERHEAD_BYTES + _value_bytes(reply.outcome.record)
+    if type(reply) is ForwardedMany:
+        return MESSAGE_OVERHEAD_BYTES * len(reply.outcomes)
     if type(reply) is WrongEpoch:
         return MESSAGE_OVERHEAD_BYTES + len(reply.topology)
     return SCAN_VALUE_BYTES_MAX if type(reply) is Scanned else MESSAGE_OVERHEAD_BYTES

@@ -8,16 +8,20 @@ from random import Random
 from typing import Protocol
 
 import structlog
+from msgspec import Raw
 
 from cluster.clock import Clock
 from cluster.link.dialler import Dialler, OnAnswer, Peer
+from cluster.link.frames import encode
 from cluster.link.handshake import Identity
 from cluster.link.listener import Listener, OnRequest
 from cluster.membership.failure_detector import HEARTBEAT_INTERVAL_S, FailureDetector
 from cluster.membership.topology import Topology
-from cluster.protocol.messages import Request
+from cluster.protocol.messages import Request, Volley
 from cluster.tasks import Tasks
 
+KEPT_BYTES_MAX = 128 * 1024
+"""A larger volley is not kept in memory to save the work of encoding it again."""
 log = structlog.get_logger()
 
 
@@ -71,6 +75,7 @@ class PeerTransport:
         """What each peer said of itself when it was last heard, by slot."""
         self.slot = -1
         self._alive: set[int] = set()
+        self._last_volley: tuple[Volley | None, Raw] = (None, Raw())
         self._listener = Listener(
             identity,
             secret,
@@ -117,8 +122,19 @@ class PeerTransport:
         """See Transport."""
         if slot == self.slot:
             self._on_request(request, 0, on_answer, slot)
+        elif type(request) is Volley:
+            self._diallers[slot].send(request, on_answer, self._encoded(request))
         else:
             self._diallers[slot].send(request, on_answer)
+
+    def _encoded(self, volley: Volley) -> Raw:
+        """It goes to one peer after the other, and is encoded once."""
+        if volley is not self._last_volley[0]:
+            encoded = Raw(encode(volley))
+            if len(encoded) > KEPT_BYTES_MAX:
+                return encoded
+            self._last_volley = volley, encoded
+        return self._last_volley[1]
 
     def is_alive(self, slot: int) -> bool:
         """See Transport. Looked up several times a request, so it is worked out only now and then."""

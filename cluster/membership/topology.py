@@ -66,6 +66,10 @@ class Topology(msgspec.Struct, frozen=True, dict=True):
         return tuple(tuple(self.by_name[name].slot for name in names) for names in sets)
 
     @cached_property
+    def _voters(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(sorted(slots)) for slots in self.replica_slots)
+
+    @cached_property
     def fingerprint(self) -> int:
         """32 bits that differ, all but surely, where anything in two topologies of one epoch differs."""
         return crc32(encode_topology(self))
@@ -77,6 +81,10 @@ class Topology(msgspec.Struct, frozen=True, dict=True):
     def replicas_of(self, key: bytes) -> tuple[int, ...]:
         """The slots that hold the key, in order of preference."""
         return self.replica_slots[partition_of(key, self.partitions)]
+
+    def voters_of(self, key: bytes) -> tuple[int, ...]:
+        """The same slots in ascending order: whom they prefer is one to those who vote."""
+        return self._voters[partition_of(key, self.partitions)]
 
 
 def form(

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from cluster.protocol.changes import Change, Settle
+from cluster.protocol.changes import Change, Put, Settle
 from cluster.protocol.lock_messages import (
     LockAcquire,
     LockAnswered,
@@ -151,6 +151,12 @@ class Forwarded(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=27):
     outcome: Outcome
 
 
+class ForwardedMany(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=40):
+    """How the puts of a ForwardMany ended, in their order; told once all of them have."""
+
+    outcomes: list[Outcome]
+
+
 class Scanned(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=28):
     """A replica's keys in byte order; `complete` is False when it has more behind the last."""
 
@@ -242,6 +248,15 @@ class Forward(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     """Milliseconds left when it was sent."""
 
 
+class ForwardMany(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
+    """Be the proposer of these puts: those of one batch that have this primary. For the rest like Forward."""
+
+    grant: ClassVar[type] = ForwardedMany
+    puts: list[tuple[Key, Put]]
+    needed: int
+    budget_ms: int
+
+
 class Scan(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     """Tell your keys from here on, tombstones included."""
 
@@ -275,6 +290,7 @@ Request = (
     | Accept
     | Volley
     | Forward
+    | ForwardMany
     | Scan
     | Heartbeat
     | CompareRoots
@@ -305,6 +321,7 @@ Reply = (
     | Unfit
     | WrongEpoch
     | Forwarded
+    | ForwardedMany
     | Scanned
     | Alive
     | RootsCompared

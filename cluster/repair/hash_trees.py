@@ -27,6 +27,8 @@ DIGEST_BYTES = 8
 ROWS_PER_PAGE = 4_096
 """Rows that a rebuilding has in memory at a time."""
 _MASK = (1 << 64) - 1
+_empty = blake2b(digest_size=DIGEST_BYTES)
+"""Copied, for that is quicker than to set one up anew."""
 
 
 def digest_of_record(key: bytes, record: Record | None) -> int:
@@ -36,7 +38,9 @@ def digest_of_record(key: bytes, record: Record | None) -> int:
     if record.fences:
         return digest(key, record.ballot, digest_of(record.fences))
     # digest() without fences, written out: three times a put
-    return int.from_bytes(blake2b(record.ballot.to_bytes(8, "big") + key, digest_size=DIGEST_BYTES).digest(), "big")
+    hashing = _empty.copy()
+    hashing.update(record.ballot.to_bytes(8, "big") + key)
+    return int.from_bytes(hashing.digest(), "big")
 
 
 def digest(key: bytes, ballot: int, fences: int = 0) -> int:
@@ -80,7 +84,8 @@ class HashTrees:
         """The same for a key that is at this place, from digest to digest; 0 is that of no record."""
         leaf = place * self._leaves_in_all >> HASH_BITS
         total = self._sums[leaf] = (self._sums[leaf] + after - before) & _MASK
-        self._roots.pop(leaf // LEAVES, None)
+        if self._roots:
+            self._roots.pop(leaf // LEAVES, None)
         return leaf, total
 
     async def rebuild(self, engine: Engine) -> dict[int, int]:

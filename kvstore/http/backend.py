@@ -129,6 +129,16 @@ class Backend(Protocol):
         """The same of a write without a fence."""
         ...
 
+    def begin_writes(
+        self, requests: Sequence[WriteRequest], timeout_s: float, on_outcome: Callable[[int, WriteOutcome], None]
+    ) -> None:
+        """The same of strong writes of different keys that need as many replicas each, for they cost less together.
+
+        Each is a write for itself: on_outcome(place, outcome) is called once for each. They have timeout_s from now,
+        whatever they say themselves.
+        """
+        ...
+
     async def list(self, request: ListRequest) -> ListOutcome:
         """Answers within the request's timeout, give or take a turn of the loop."""
         ...

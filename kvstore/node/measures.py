@@ -53,7 +53,7 @@ class Measures:
 
     def _refused(self) -> Labelled:
         cluster = self._cluster
-        return {("key",): cluster.primary.refused, ("deadline",): cluster.forwards.refused}
+        return {("key",): cluster.primary.refused, ("deadline",): cluster.forwards.admission.refused}
 
     def _register_memory(self) -> None:
         cluster, metrics = self._cluster, self._metrics

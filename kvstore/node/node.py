@@ -11,7 +11,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
@@ -301,6 +301,16 @@ class Node:
             self._cluster.begin_write(request, on_outcome)
         else:
             on_outcome(Unavailable(request.needed, 0, ()))
+
+    def begin_writes(
+        self, requests: Sequence[WriteRequest], timeout_s: float, on_outcome: Callable[[int, WriteOutcome], None]
+    ) -> None:
+        """See Backend."""
+        if self._membership.is_formed:
+            self._cluster.begin_writes(requests, timeout_s, on_outcome)
+        else:
+            for place, request in enumerate(requests):
+                on_outcome(place, Unavailable(request.needed, 0, ()))
 
     async def list(self, request: ListRequest) -> ListOutcome:
         """See Backend."""

@@ -17,6 +17,7 @@ Lives on the event loop; what it plans is on disk when done() is called, or was 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 
 import msgspec
 
@@ -41,6 +42,7 @@ FOLD_AFTER_S = 4.0
 Entry = list[tuple[bytes, ReplicaState | None]]
 """What changed, by key, as it stands on disk. None: from here on the row is true, or there is none."""
 _encode = msgspec.msgpack.Encoder().encode
+_promise_of = attrgetter("promised")
 decode_entry = msgspec.msgpack.Decoder(tuple[Entry, bytes]).decode
 """An entry, and what leaf_sums.packed_changes gave of the leaves that its commit changed."""
 
@@ -151,7 +153,7 @@ class StateJournal:
         newest = self._newest
         newest.update(plan.journalled)
         if plan.journalled:
-            self._lowest = min(self._lowest, *[state.promised for state in plan.journalled.values()])
+            self._lowest = min(self._lowest, *map(_promise_of, plan.journalled.values()))
         for key in plan.now_true:
             newest.pop(key, None)
             self._folding.pop(key, None)
@@ -170,15 +172,18 @@ def _divided(
 ) -> tuple[Mapping[bytes, ReplicaState], Mapping[bytes, ReplicaState]]:
     """What is journalled, and what is written as rows at once."""
     are_many = len(states) >= ROWS_MIN
-    if are_many and all(map(_is_small, states.values())):
+    if are_many and _are_small(states.values()):
         return states, {}
-    journalled = {key: state for key, state in states.items() if (are_many or has(key)) and _is_small(state)}
+    journalled = {key: state for key, state in states.items() if (are_many or has(key)) and _are_small((state,))}
     return journalled, {key: state for key, state in states.items() if key not in journalled}
 
 
-def _is_small(state: ReplicaState) -> bool:
-    record = state.record
-    return record is None or record.value is None or len(record.value) <= VALUE_BYTES_MAX
+def _are_small(states: Iterable[ReplicaState]) -> bool:
+    for state in states:
+        record = state.record
+        if record is not None and record.value is not None and len(record.value) > VALUE_BYTES_MAX:
+            return False
+    return True
 
 
 def _encoded(journalled: Mapping[bytes, ReplicaState], now_true: Iterable[bytes], leaves: bytes) -> bytes | None:

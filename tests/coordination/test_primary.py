@@ -104,7 +104,7 @@ async def test_a_primary_refuses_what_can_not_make_its_deadline_before_it_does_a
     """It is the overloaded one, and the node that was asked can't know: what it hands over is surely not applied."""
     cluster = await form_cluster()
     key = cluster.key_led_by(0)
-    forwards = cluster.nodes[0].forwards
+    forwards = cluster.nodes[0].forwards.admission
     await cluster.put(1, key, b"before")
     now_s = asyncio.get_running_loop().time()
     forwards.look(now_s)

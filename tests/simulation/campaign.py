@@ -102,6 +102,7 @@ def features(seed: int) -> list[str]:
         "fenced writes": options.lockers and options.fenced,
         "votes": options.voters,
         "bursts of writes to one key": options.bursts,
+        "batches": options.batches,
         "listings": options.listings,
         "deletions purged": options.hasty_floors,
         "lost, doubled or overtaking frames": options.lost or options.doubled or options.overtaking,

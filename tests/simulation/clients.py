@@ -6,9 +6,11 @@ Each tells the journal what it asked and what it was told, and no more is conclu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from cluster.coordination.drive import SWEEP_S
 from cluster.levels import Level, majority
@@ -31,6 +33,7 @@ from cluster.requests import (
     ReadRequest,
     Unavailable,
     Unknown,
+    WriteOutcome,
     WriteRequest,
     Written,
 )
@@ -140,6 +143,9 @@ class Client:
             if options.bursts and random.random() < options.bursts:
                 await self.burst()
                 continue
+            if options.batches and random.random() < options.batches:
+                await self.batch()
+                continue
             count = 3 if random.random() < 0.1 else 1
             kinds = random.choices(KINDS, weights, k=count)
             works = [
@@ -162,6 +168,27 @@ class Client:
             else:
                 works.append(self.write(process, slot, key, None if other > 0.95 else self._new_value()))
         await asyncio.gather(*works)
+
+    async def batch(self) -> None:
+        """Writes of several keys through one node, that go together as far as one node is their primary."""
+        random, options, slot = self.random, self.options, self.node()
+        written: list[tuple[Operation, WriteRequest]] = []
+        for number, key in enumerate(random.sample(range(options.keys), random.randint(1, min(options.keys, 6)))):
+            value, version = self.known.get(f"k{key}", (None, 0))
+            condition = ALWAYS
+            if value is not None and random.random() < 0.3:
+                condition = Condition(ConditionKind.IF_VERSION, version)
+            after = None if random.random() < 0.1 else self._new_value()
+            expected = None if condition is ALWAYS else value
+            written.append(
+                self._begin_write(f"{self.name}.{number}", f"k{key}", after, condition=condition, expected=expected)
+            )
+        needed = max(request.needed for _, request in written)
+        requests = [replace(request, needed=needed) for _, request in written]
+        told = await self.ask(slot, lambda node: _written_together(node, requests), options.timeout_s)
+        for number, (operation, request) in enumerate(written):
+            outcome = told[number] if isinstance(told, list) else told
+            self._written(operation, slot, outcome, request.condition)
 
     async def once(self, kind: str, process: str) -> None:
         """One operation."""
@@ -254,6 +281,25 @@ class Client:
         fence: Fence | None = None,
     ) -> Operation:
         """A write of any kind."""
+        operation, request = self._begin_write(
+            process, key, value, level=level, condition=condition, expected=expected, fence=fence
+        )
+        outcome = await self.ask(slot, lambda node: node.write(request), self.options.timeout_s)
+        self._written(operation, slot, outcome, condition)
+        return operation
+
+    def _begin_write(
+        self,
+        process: str,
+        key: str,
+        value: str | None,
+        *,
+        level: Level = Level.STRONG,
+        condition: Condition = ALWAYS,
+        expected: str | None = None,
+        fence: Fence | None = None,
+    ) -> tuple[Operation, WriteRequest]:
+        """What the journal is told of a write, and what is asked for it."""
         options, random = self.options, self.random
         is_strong, is_all = level is Level.STRONG, random.random() < options.w_all
         kind = "delete" if value is None else "put"
@@ -282,9 +328,7 @@ class Client:
             ttl_ms,
             fence,
         )
-        outcome = await self.ask(slot, lambda node: node.write(request), options.timeout_s)
-        self._written(operation, slot, outcome, condition)
-        return operation
+        return operation, request
 
     def _written(self, operation: Operation, slot: int, outcome: Any, condition: Condition) -> None:
         if isinstance(outcome, Written):
@@ -436,6 +480,23 @@ class Voter(Client):
         world.trace.note(self.loop.time(), f"{self.name} at n{slot}: votes in {name}: {voted!r}")
         if isinstance(voted, Voted):
             world.votes.voted(name, proposal.candidate, voted)
+
+
+async def _written_together(node: ClusterNode, requests: Sequence[WriteRequest]) -> list[WriteOutcome]:
+    """What becomes of each of them."""
+    outcomes: dict[int, WriteOutcome] = {}
+    ended = asyncio.get_running_loop().create_future()
+
+    def on_outcome(place: int, outcome: WriteOutcome) -> None:
+        if place in outcomes:
+            raise Violation(f"one write of a batch was told two outcomes: {outcomes[place]!r}, {outcome!r}")
+        outcomes[place] = outcome
+        if len(outcomes) == len(requests):
+            ended.set_result(None)
+
+    node.begin_writes(requests, requests[0].timeout_s, on_outcome)
+    await ended
+    return [outcomes[place] for place in range(len(requests))]
 
 
 def _text(value: bytes | None) -> str | None:

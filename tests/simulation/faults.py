@@ -18,11 +18,11 @@ from unittest.mock import patch
 
 from cluster.ballot_clock import BallotClock
 from cluster.coordination.coordinator import _Reading
-from cluster.coordination.writing.handover import _Handing
+from cluster.coordination.writing.handover import _Handing, _HandingMany
 from cluster.coordination.writing.primary import Primary, _Proposal
 from cluster.locks.lock_state import LockState, acquired, released
 from cluster.protocol.acceptor import Acceptor, newest
-from cluster.protocol.messages import Accept, Accepted, Answer, Forwarded
+from cluster.protocol.messages import Accept, Accepted, Answer, Forwarded, Lost
 from cluster.protocol.prepared import Prepared, PreparedBallots
 from cluster.protocol.proposer import Proposer
 from cluster.protocol.reader import Agreed, StrongRead
@@ -208,6 +208,18 @@ def _silence_is_no(self: _Handing) -> Any:
     return Unavailable(self._needed, 0, ())
 
 
+def _offer_all_again(self: _HandingMany, slot: int, answer: Answer) -> None:
+    _answered(self, slot, Lost(sent=False) if isinstance(answer, Lost) else answer)
+
+
+_answered = _HandingMany._answered
+
+
+def _silence_is_no_to_all(self: _HandingMany) -> None:
+    for place in self._places:
+        self._on_outcome(place, Unavailable(self._needed, 0, ()))
+
+
 # -- locks -------------------------------------------------------------------------------------------------------
 
 
@@ -340,6 +352,20 @@ FAULTS = (
         "a write is called not applied, and seen",
         lambda: [patch.object(_Handing, "_nobody_knows", _silence_is_no)],
         PARTED,
+    ),
+    Fault(
+        "batch-handed-over-twice",
+        "puts of a batch that were handed to a primary are handed to nobody else",
+        "they are applied twice",
+        lambda: [patch.object(_HandingMany, "_answered", _offer_all_again)],
+        replace(PARTED, lost=0.05, broken=0.02, batches=0.5),
+    ),
+    Fault(
+        "silence-taken-for-a-no-to-a-batch",
+        "a primary that does not answer may have applied the puts of a batch",
+        "a write is called not applied, and seen",
+        lambda: [patch.object(_HandingMany, "_nobody_knows", _silence_is_no_to_all)],
+        replace(PARTED, batches=0.5),
     ),
     Fault(
         "displaced-write-forgotten",

@@ -38,6 +38,8 @@ class Options:
     """Share of the strong writes that ask for all replicas, and of weak ones that ask for two."""
     bursts: float = 0.0
     """Share of a client's moments in which it writes one key many times at once: plain writes that go together."""
+    batches: float = 0.0
+    """Share of those in which it writes several keys through one node, as a batch does."""
     lockers: int = 0
     fenced: float = 0.0
     """Share of a holder's moments in which it writes under its fence."""
@@ -169,4 +171,5 @@ def draw(seed: int) -> Options:
         purge_after_s=random.choice((1.0, 3.0)) if floors else 180.0,
         hasty_floors=floors,
         bursts=some(0.4, 0.05, 0.5),
+        batches=some(0.4, 0.05, 0.5),
     )

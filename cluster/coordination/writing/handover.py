@@ -6,18 +6,26 @@ paused primary that wakes up would apply it a second time. What surely was not s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from cluster.coordination.drive import Context
 from cluster.coordination.writing.primary import OnOutcome, Primary
 from cluster.membership.topology import Topology
-from cluster.protocol.changes import Change, Merge
-from cluster.protocol.messages import Answer, Forward, Forwarded, Lost, Outcome
+from cluster.protocol.changes import Change, Merge, Put
+from cluster.protocol.messages import Answer, Forward, Forwarded, ForwardedMany, ForwardMany, Lost, Outcome
 from cluster.requests import Unavailable, Unknown
 from cluster.tasks import safely
 
 BUDGET_SHARE = 0.95
 """Of the time left, what the primary may use: its answer has to travel back, and says more than a timeout."""
+
+TOGETHER_BYTES_MAX = 16 * 1024
+"""A larger value is handed over by itself: what comes together is answered together."""
+
+Writes = Sequence[tuple[bytes, Put]]
+OnOutcomeOf = Callable[[int, Outcome], None]
+"""(place, outcome)"""
 
 
 class Handover:
@@ -43,9 +51,43 @@ class Handover:
             self._primary.submit(key, change, needed, deadline_s, on_outcome)
         else:
             self.handed_over += 1
-            _Handing(self._context, self._primary, self._own_slot, key, change, needed, deadline_s, on_outcome).offer(
-                alive
-            )
+            self._offer(key, change, needed, deadline_s, on_outcome, alive)
+
+    def submit_many(self, puts: Writes, needed: int, deadline_s: float, on_outcome: OnOutcomeOf) -> None:
+        """The same for puts of different keys: those of one primary go to it together. Each is a change for itself."""
+        topology = self._topology()
+        replicas_of, own_slot = topology.replicas_of, self._own_slot
+        primaries: dict[tuple[int, ...], int | None] = {}
+        """Of the replica sets that were met: its primary, None where there are too few replicas."""
+        places_of: dict[int, list[int]] = {}
+        for place, (key, put) in enumerate(puts):
+            slots = replicas_of(key)
+            if slots not in primaries:
+                alive = self._context.roster.writable(slots)
+                primaries[slots] = alive[0] if len(alive) >= needed else None
+            primary = primaries[slots]
+            if primary == own_slot:
+                self._primary.submit(key, put, needed, deadline_s, partial(on_outcome, place))
+            elif primary is None or (put.value is not None and len(put.value) > TOGETHER_BYTES_MAX):
+                self.submit(key, put, needed, deadline_s, partial(on_outcome, place))
+            else:
+                places_of.setdefault(primary, []).append(place)
+        for primary, places in places_of.items():
+            self.handed_over += len(places)
+            _HandingMany(self, [puts[place] for place in places], places, needed, deadline_s, on_outcome).offer(primary)
+
+    def offer_to_others(
+        self, key: bytes, change: Change, needed: int, deadline_s: float, on_outcome: OnOutcome, but: int
+    ) -> None:
+        """The same for a change that this node surely did not take."""
+        alive = self._context.roster.writable(self._topology().replicas_of(key))
+        self._offer(key, change, needed, deadline_s, on_outcome, [slot for slot in alive if slot != but])
+
+    def _offer(
+        self, key: bytes, change: Change, needed: int, deadline_s: float, on_outcome: OnOutcome, candidates: list[int]
+    ) -> None:
+        handing = _Handing(self._context, self._primary, self._own_slot, key, change, needed, deadline_s, on_outcome)
+        handing.offer(candidates)
 
 
 class _Handing:
@@ -125,3 +167,68 @@ class _Handing:
     def _nobody_knows(self) -> Unknown:
         origin = self._change.record.origin if isinstance(self._change, Merge) else None
         return Unknown(self._needed, 0, (), origin)
+
+
+class _HandingMany:
+    """The puts of one batch that have one primary, offered to it together. Those that it did not take go on alone."""
+
+    __slots__ = (
+        "_handover",
+        "_is_over",
+        "_needed",
+        "_on_outcome",
+        "_places",
+        "_puts",
+        "deadline_s",
+        "patience_s",
+    )
+
+    def __init__(
+        self,
+        handover: Handover,
+        puts: Writes,
+        places: Sequence[int],
+        needed: int,
+        deadline_s: float,
+        on_outcome: OnOutcomeOf,
+    ) -> None:
+        self._handover, self._puts, self._places, self._needed = handover, puts, places, needed
+        self._on_outcome = on_outcome
+        self.deadline_s, self.patience_s = deadline_s, float("inf")
+        self._is_over = False
+
+    def offer(self, primary: int) -> None:
+        """Sends them."""
+        context = self._handover._context
+        context.sweeper.add(self)
+        budget_s = self.deadline_s - context.clock.monotonic_s()
+        forward = ForwardMany(list(self._puts), self._needed, int(budget_s * BUDGET_SHARE * 1000))
+        context.transport.send(primary, forward, self._answered)
+
+    def expire(self) -> None:
+        """They were handed over and nothing came back in time."""
+        self._is_over = True
+        self._nobody_knows()
+
+    def hurry(self) -> None:
+        """Nobody else may be asked."""
+
+    def _answered(self, slot: int, answer: Answer) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        self._handover._context.sweeper.discard(self)
+        if type(answer) is ForwardedMany and len(answer.outcomes) == len(self._places):
+            for place, outcome in zip(self._places, answer.outcomes, strict=True):
+                safely(self._on_outcome, place, outcome)
+        elif type(answer) is ForwardedMany or (type(answer) is Lost and answer.sent):
+            self._nobody_knows()
+        else:  # not sent, or refused before anything was done with it
+            for place, (key, put) in zip(self._places, self._puts, strict=True):
+                on_outcome = partial(self._on_outcome, place)
+                self._handover.offer_to_others(key, put, self._needed, self.deadline_s, on_outcome, but=slot)
+
+    def _nobody_knows(self) -> None:
+        unknown = Unknown(self._needed, 0, (), None)
+        for place in self._places:
+            safely(self._on_outcome, place, unknown)

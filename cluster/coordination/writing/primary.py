@@ -23,7 +23,7 @@ from cluster.membership.topology import Topology
 from cluster.pressure.key_line import KeyLine
 from cluster.protocol.changes import Change, Compute, Put, Settle
 from cluster.protocol.messages import Accept, Outcome, Settled
-from cluster.protocol.prepared import PreparedBallots
+from cluster.protocol.prepared import Prepared, PreparedBallots
 from cluster.protocol.proposer import Chosen, Proposer, Refuted, Uncertain, straight_accept
 from cluster.protocol.spread import Spread
 from cluster.protocol.steps import Answers, Step
@@ -59,7 +59,8 @@ class Primary:
     ) -> None:
         self._context, self._prepared, self._topology = context, prepared, topology
         self._clock_offset_max_ms = int(clock_offset_max_s * 1000)
-        self._lines: dict[bytes, KeyLine[_Proposal]] = {}
+        self._lines: dict[bytes, KeyLine[_Proposal] | None] = {}
+        """Of the keys that somebody's turn it is at; None where nobody has waited for his."""
         self._now_s = context.clock.monotonic_s
         self._volleys = Volleys(context)
         self.refused = 0
@@ -71,11 +72,14 @@ class Primary:
         on_outcome follows exactly once, by the deadline.
         """
         proposal = _Proposal(self, key, change, needed, deadline_s, on_outcome)
-        line = self._lines.get(key)
-        if line is None:
-            self._lines[key] = KeyLine()
+        if key not in self._lines:
+            self._lines[key] = None
             proposal.start()
-        elif wait_s := line.too_long_s(self._now_s(), deadline_s):
+            return
+        line = self._lines[key]
+        if line is None:
+            line = self._lines[key] = KeyLine()
+        if wait_s := line.too_long_s(self._now_s(), deadline_s):
             self.refused += 1
             on_outcome(Overloaded(wait_s))
         else:
@@ -89,7 +93,7 @@ class Primary:
     def release(self, key: bytes) -> None:
         """The change of this key is decided: the one that waits longest begins."""
         line = self._lines[key]
-        while line.waiting:
+        while line is not None and line.waiting:
             proposal = line.waiting.popleft()
             if not proposal.is_over:
                 line.turn_begins(self._now_s())
@@ -153,24 +157,36 @@ class _Proposal:
         prepared, line = primary._prepared.take(self.key), primary._lines[self.key]
         if prepared is None:
             return None
+        if line is not None:
+            return self._straight_with_others(prepared, line)
+        return self._straight(self.change, prepared, primary._context.ballots.tick)
+
+    def _straight_with_others(self, prepared: Prepared, line: KeyLine[_Proposal]) -> Accept | None:
+        """The same at a key where others wait: those that can go along do."""
+        primary = self._primary
         along: list[_Proposal] = []
         places = 0
         if prepared.ballot == line.roomy:
             along, places = run_behind(self, line.waiting, self.topology.majority, primary._now_s())
         change = along[-1].change if along else self.change
         tick = partial(primary._context.ballots.tick, room=ROOM) if line.waiting else primary._context.ballots.tick
-        accept = None
-        try:
-            accept = straight_accept(self.key, change, prepared, tick)
-        finally:
-            if accept is None:
-                primary._prepared.put(self.key, *prepared)
+        accept = self._straight(change, prepared, tick)
         if accept is not None:
             line.roomy = accept.next_ballot if line.waiting else 0
             self.change, self._along, line.served = change, along, 1 + len(along)
             for _ in range(places):
                 primary._context.sweeper.discard(line.waiting.popleft())
             self.deadline_s = min(proposal.deadline_s for proposal in (self, *along))
+        return accept
+
+    def _straight(self, change: Change | Compute, prepared: Prepared, tick: Callable[..., int]) -> Accept | None:
+        """A ballot that was not used, or whose change has failed, stays prepared."""
+        accept = None
+        try:
+            accept = straight_accept(self.key, change, prepared, tick)
+        finally:
+            if accept is None:
+                self._primary._prepared.put(self.key, *prepared)
         return accept
 
     def converse(self, begun: Accept | None = None) -> None:

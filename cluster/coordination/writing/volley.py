@@ -74,10 +74,13 @@ class Volleys:
         shots, self._gathered = self._gathered, []
         by_replicas: dict[tuple[int, ...], tuple[Topology, list[Shot]]] = {}
         for shot in shots:
-            slots = shot.topology.replicas_of(shot.key)
-            by_replicas.setdefault(tuple(sorted(slots)), (shot.topology, []))[1].append(shot)  # whom they prefer is one
-        for slots, (topology, sharing) in by_replicas.items():
-            self._send(sharing, self._context.roster.writable(slots), topology)
+            slots = shot.topology.voters_of(shot.key)
+            sharing = by_replicas.get(slots)
+            if sharing is None:
+                sharing = by_replicas[slots] = (shot.topology, [])
+            sharing[1].append(shot)
+        for slots, (topology, together) in by_replicas.items():
+            self._send(together, self._context.roster.writable(slots), topology)
 
     def _send(self, shots: Iterable[Shot], alive: list[int], topology: Topology) -> None:
         """Whatever one of them raises, the others go: nobody else would ever begin them."""

@@ -5,7 +5,7 @@ A strong write that is given up halfway has cost three nodes their work, and its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cluster.levels import Level
 from cluster.pressure.admission import Admission
@@ -51,6 +51,17 @@ class PunctualBackend:
             on_outcome(refusal)
         else:
             self._backend.begin_write(request, on_outcome)
+
+    def begin_writes(
+        self, requests: Sequence[WriteRequest], timeout_s: float, on_outcome: Callable[[int, WriteOutcome], None]
+    ) -> None:
+        """See Backend."""
+        if self._writes.can_make(timeout_s):
+            self._backend.begin_writes(requests, timeout_s, on_outcome)
+            return
+        self.refused += len(requests)
+        for place in range(len(requests)):
+            on_outcome(place, Overloaded(self._writes.expected_s()))
 
     async def list(self, request: ListRequest) -> ListOutcome:
         """See Backend."""

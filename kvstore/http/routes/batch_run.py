@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import structlog
-from msgspec import Raw
 from msgspec.structs import replace
 
+from cluster.levels import Level
 from cluster.requests import FencedReadOutcome, Found, ReadRequest, WriteOutcome, WriteRequest, Written
 from kvstore.http.incoming.parameters import BatchChoice
 from kvstore.http.outgoing.outcomes import read_problem, write_problem
 from kvstore.http.outgoing.problems import Extra, Outcome, Problem, document, overloaded
 from kvstore.http.routes.listing import expiry_members, value_members
-from kvstore.http.routes.operations import name_of, parse_operation
+from kvstore.http.routes.operations import Sent, name_of, parse_operation
 from kvstore.http.routes.service import Service
 from kvstore.logs import escape_key
 from storage.ballot import version_text
@@ -42,6 +42,8 @@ Result = dict[str, Extra]
 Request = ReadRequest | WriteRequest
 Steps = deque[tuple[int, Request]]
 """What is still to be done at one key: each operation's place in the batch, and what it asks."""
+Begun = tuple[int, Request, Steps]
+"""An operation that is begun: its place in the batch, what it asks, and what is to be done at its key after it."""
 OnOutcome = Callable[[Any], None]
 
 log = structlog.get_logger()
@@ -70,7 +72,7 @@ class BatchRun:
         """Done, too, once the one who waits for it is cancelled."""
         self._fenced = asyncio.TaskGroup()
 
-    async def results(self, operations: list[Raw]) -> list[Result]:
+    async def results(self, operations: Sequence[Sent]) -> list[Result]:
         """Carries all operations out; their results, in order.
 
         Cancelled, it begins no more of them; what was begun goes on, and nobody hears of its end.
@@ -88,20 +90,20 @@ class BatchRun:
                     self._all_ended.cancel()  # should the first of them have failed
         return self._results
 
-    def _by_key(self, operations: list[Raw]) -> dict[bytes, Steps]:
+    def _by_key(self, operations: Sequence[Sent]) -> dict[bytes, Steps]:
         steps: dict[bytes, Steps] = {}
-        for index, raw in enumerate(operations):
+        for index, operation in enumerate(operations):
             try:
-                request = parse_operation(raw, self._choice, self._service.value_bytes_max)
+                request = parse_operation(operation, self._choice, self._service.value_bytes_max)
             except Problem as problem:
-                self._results[index] = self._refused(raw, problem)
+                self._results[index] = self._refused(operation, problem)
             else:
                 steps.setdefault(request.key, deque()).append((index, request))
         return steps
 
-    def _refused(self, raw: Raw, problem: Problem) -> Result:
+    def _refused(self, operation: Sent, problem: Problem) -> Result:
         """The result of an operation that means nothing. Its key is told where it has a text for one."""
-        named = name_of(raw)
+        named = name_of(operation)
         key: Result = {"key": named.key} if isinstance(named.key, str) else {}
         return key | document(problem, "none" if named.op == "get" else "not-applied", self._request_id)
 
@@ -116,29 +118,62 @@ class BatchRun:
             return  # it is the loop below that made room
         self._is_beginning = True
         begun = 0
-        while self._under_way < SIDE_BY_SIDE and not self._all_ended.done():
-            if begun == SIDE_BY_SIDE:
+        while (room := SIDE_BY_SIDE - self._under_way) > 0 and not self._all_ended.done():
+            if begun >= SIDE_BY_SIDE:
                 self._call_soon(self._begin_some)
                 break
+            some = self._take(min(room, SIDE_BY_SIDE - begun))
+            if not some:
+                break
+            begun += len(some)
+            self._under_way += len(some)
+            self._begin(some)
+        self._is_beginning = False
+
+    def _take(self, count: int) -> list[Begun]:
+        """The next operation of so many keys, or of fewer where there are no more that could begin."""
+        some: list[Begun] = []
+        while len(some) < count:
             steps = self._next.popleft() if self._next else next(self._steps, None)
             if steps is None:
                 break
-            begun += 1
-            self._under_way += 1
-            self._begin(steps)
-        self._is_beginning = False
+            index, request = steps.popleft()
+            some.append((index, request, steps))
+        return some
 
-    def _begin(self, steps: Steps) -> None:
-        """Begins the next operation on this key."""
-        index, request = steps.popleft()
-        on_outcome = partial(self._ended, index, request, steps)
-        passed_s = self._clock() - self._began_s
-        if passed_s:
-            request = replace(request, timeout_s=request.timeout_s - passed_s)
+    def _begin(self, some: list[Begun]) -> None:
+        """Begins them: strong writes together, all else each by itself."""
+        left_s = self._choice.timeout_s - (self._clock() - self._began_s)
+        together: list[Begun] = []
+        for begun in some:
+            request = begun[1]
+            if left_s <= 0:
+                late = overloaded("The batch's time was up before this operation was begun; send it again.")
+                self._ended(begun, late)
+            elif type(request) is WriteRequest and request.level is Level.STRONG and request.fence is None:
+                together.append(begun)
+            else:
+                self._begin_alone(begun, left_s)
+        if together:
+            self._begin_together(together, left_s)
+
+    def _begin_together(self, some: list[Begun], left_s: float) -> None:
+        def on_outcome(place: int, outcome: Any) -> None:
+            self._ended(some[place], outcome)
+
         try:
-            if request.timeout_s <= 0:
-                on_outcome(overloaded("The batch's time was up before this operation was begun; send it again."))
-            elif request.fence is not None:
+            self._backend.begin_writes([request for _, request, _ in some], left_s, on_outcome)  # type: ignore[misc]
+        except Exception as fault:
+            for begun in some:
+                self._ended(begun, fault)
+
+    def _begin_alone(self, begun: Begun, left_s: float) -> None:
+        _, request, _ = begun
+        on_outcome = partial(self._ended, begun)
+        if left_s < request.timeout_s:
+            request = replace(request, timeout_s=left_s)
+        try:
+            if request.fence is not None:
                 self._fenced.create_task(self._carry_out(request, on_outcome))
             elif isinstance(request, ReadRequest):
                 self._backend.begin_read(request, on_outcome)
@@ -159,8 +194,9 @@ class BatchRun:
             outcome = fault
         on_outcome(outcome)
 
-    def _ended(self, index: int, request: Request, steps: Steps, outcome: Any) -> None:
+    def _ended(self, begun: Begun, outcome: Any) -> None:
         """An operation is over. outcome: what the backend said, or the exception that came instead."""
+        index, request, steps = begun
         if self._results[index] or self._all_ended.done():
             if isinstance(outcome, Exception):
                 self._log_fault(request, outcome)  # it comes behind the outcome, or nobody waits for one any more

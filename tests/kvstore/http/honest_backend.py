@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any
+
+from msgspec.structs import replace
 
 from cluster.protocol.changes import Put, Settle
 from cluster.requests import (
@@ -88,6 +91,17 @@ class HonestBackend:
 
     def begin_write(self, request: WriteRequest, on_outcome: Callable[[WriteOutcome], None]) -> None:
         self._begin(self.write(request), on_outcome)
+
+    def begin_writes(
+        self, requests: Sequence[WriteRequest], timeout_s: float, on_outcome: Callable[[int, WriteOutcome], None]
+    ) -> None:
+        """One after another; what one of them raises is that one's."""
+        for place, request in enumerate(requests):
+            told: Callable[[Any], None] = partial(on_outcome, place)
+            try:
+                self.begin_write(replace(request, timeout_s=timeout_s), told)
+            except Exception as fault:
+                told(fault)
 
     async def list(self, request: ListRequest) -> ListOutcome:
         await self._arrive(request)
