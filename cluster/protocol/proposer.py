@@ -180,7 +180,9 @@ class Proposer:
             if not self.is_own(base):  # else an earlier accept of ours may have been chosen, and nothing rules it out
                 self._sent_under = ballot
             self.sent = proposal.origin
-        return (yield from self._ask_to_accept(Accept(self.key, proposal, self._tick(ballot)), record is not None))
+        # After a merge comes the next weak write, if anything: a promise would stand in its way.
+        next_ballot = NONE if isinstance(self.change, Merge) else self._tick(ballot)
+        return (yield from self._ask_to_accept(Accept(self.key, proposal, next_ballot), record is not None))
 
     def _ask_to_accept(self, accept: Accept, is_new: bool) -> Generator[Ask, Answers, Chosen | Refuted | None]:
         """is_new: whether it bears the change, and not what was there."""

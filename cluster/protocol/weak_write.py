@@ -74,6 +74,11 @@ class WeakWrite:
         self.met_wrong_clock = False
         """Whether a replica holds what only a clock that is wrong can have written."""
 
+    @property
+    def first_accept(self) -> Accept:
+        """What replicas are asked first. May have been sent before run() by whoever says so in may_be_applied."""
+        return Accept(self.key, self.record, NONE, yielding=True)
+
     def run(self) -> Generator[Step, Answers, Taken | Stuck | Outrun]:
         """The whole conversation."""
         yielding, attempt = True, 0
@@ -109,7 +114,7 @@ class WeakWrite:
 
     def _accept(self, yielding: bool) -> Generator[Step, Answers, Answers]:
         before, self.may_be_applied = self.may_be_applied, True
-        accept = Accept(self.key, self.record, NONE, yielding)
+        accept = self.first_accept if yielding else Accept(self.key, self.record, NONE)
         answers = yield Ask(accept, self.needed, grants=self.is_taken, hedge=True, hear_out=True)
         kinds = [answer for _, answer in answers]
         self.lost = [slot for slot, answer in answers if type(answer) is Lost]

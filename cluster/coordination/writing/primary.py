@@ -144,6 +144,11 @@ class _Proposal:
         """Its turn has come."""
         self._primary._volleys.add(self)
 
+    @property
+    def quorum(self) -> int:
+        """A majority, whatever was asked for: then it is chosen."""
+        return self.topology.majority
+
     def too_few(self, alive: list[int]) -> bool:
         """Whether it needs more replicas than these; then that is its answer."""
         if len(alive) >= self.needed:
@@ -214,9 +219,9 @@ class _Proposal:
         else:
             self._release_and_answer(Written(record.origin, len(names), names))
 
-    def doubtful(self, accept: Accept, accepted: int) -> None:
+    def doubtful(self, accept: Accept, slots: tuple[int, ...]) -> None:
         """Its time ran out while replicas were asked with the first message."""
-        self._release_and_answer(Unknown(self.needed, accepted, (), accept.record.origin))
+        self._release_and_answer(Unknown(self.needed, len(slots), (), accept.record.origin))
 
     def _decided(self, end: Chosen | Refuted | Uncertain) -> None:
         names = self.topology.names(end.slots)

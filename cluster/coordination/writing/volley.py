@@ -1,12 +1,14 @@
-"""Volleys: the writes that a primary begins in one turn of the loop go out together, where nothing stands in their way.
+"""Volleys: the writes that a node begins in one turn of the loop go out together, where nothing stands in their way.
 
-Under load most writes find a prepared ballot, replicas that are there, and nobody else at their key: one round of
-accepts, granted. Then a message, a reply, a count of votes and a timer for each of them is work without news. So those
-that begin in the same turn of the loop share one message to each replica, one reply and one count.
+Under load most writes find replicas that are there, nobody else at their key, and, where they are strong, a prepared
+ballot: one round of accepts, granted. Then a message, a reply, a count of votes and a timer for each of them is work
+without news. So those that begin in the same turn of the loop share one message to each replica, one reply and one
+count.
 
 The rules are those of any other write: each accept has its own ballot, and each replica decides each for itself
-(protocol/acceptor.py). Whatever does not go straight is left to a conversation of its own (protocol/proposer.py), which
-asks for that very accept once more: who has it grants it again. So nothing here has to understand what went wrong.
+(protocol/acceptor.py). Whatever does not go straight is left to a conversation of its own (protocol/proposer.py and
+weak_write.py), which asks for that very accept once more: who has it grants it again. So nothing here has to
+understand what went wrong.
 """
 
 from __future__ import annotations
@@ -30,11 +32,16 @@ log = structlog.get_logger()
 
 
 class Shot(Protocol):
-    """One write of a volley: see primary.py."""
+    """One write of a volley: see primary.py and weak_writing.py."""
 
     key: bytes
     topology: Topology
     deadline_s: float
+
+    @property
+    def quorum(self) -> int:
+        """How many replicas have to take it."""
+        ...
 
     def too_few(self, alive: list[int]) -> bool:
         """Whether it needs more replicas than these; then that is its answer."""
@@ -49,11 +56,11 @@ class Shot(Protocol):
         ...
 
     def chosen(self, accept: Accept, slots: tuple[int, ...], names: tuple[str, ...], is_prepared: bool) -> None:
-        """A majority has it on disk; is_prepared: and has promised the next ballot."""
+        """So many have it on disk; is_prepared: and have promised the next ballot."""
         ...
 
-    def doubtful(self, accept: Accept, accepted: int) -> None:
-        """Its deadline has passed, and so many replicas have it."""
+    def doubtful(self, accept: Accept, slots: tuple[int, ...]) -> None:
+        """Its deadline has passed, and too few replicas are known to have it: these."""
         ...
 
 
@@ -65,26 +72,26 @@ class Volleys:
         self._gathered: list[Shot] = []
 
     def add(self, shot: Shot) -> None:
-        """It begins at the end of this turn. No two of one turn are of the same key."""
+        """It begins at the end of this turn. Replicas decide them in the order in which they came."""
         if not self._gathered:
             asyncio.get_running_loop().call_soon(self._fire)
         self._gathered.append(shot)
 
     def _fire(self) -> None:
         shots, self._gathered = self._gathered, []
-        by_replicas: dict[tuple[int, ...], tuple[Topology, list[Shot]]] = {}
+        alike: dict[tuple[tuple[int, ...], int], tuple[Topology, list[Shot]]] = {}
         for shot in shots:
-            slots = shot.topology.voters_of(shot.key)
-            sharing = by_replicas.get(slots)
+            kind = shot.topology.voters_of(shot.key), shot.quorum
+            sharing = alike.get(kind)
             if sharing is None:
-                sharing = by_replicas[slots] = (shot.topology, [])
+                sharing = alike[kind] = (shot.topology, [])
             sharing[1].append(shot)
-        for slots, (topology, together) in by_replicas.items():
-            self._send(together, self._context.roster.writable(slots), topology)
+        for (slots, quorum), (topology, together) in alike.items():
+            self._send(together, self._context.roster.writable(slots), topology, quorum)
 
-    def _send(self, shots: Iterable[Shot], alive: list[int], topology: Topology) -> None:
+    def _send(self, shots: Iterable[Shot], alive: list[int], topology: Topology, quorum: int) -> None:
         """Whatever one of them raises, the others go: nobody else would ever begin them."""
-        volley = _UnderWay(self._context, alive, topology)
+        volley = _UnderWay(self._context, alive, topology, quorum)
         for shot in shots:
             if shot.too_few(alive):
                 continue
@@ -94,7 +101,7 @@ class Volleys:
                 continue
             if volley.bytes >= VOLLEY_BYTES_MAX:
                 safely(volley.begin)
-                volley = _UnderWay(self._context, alive, topology)
+                volley = _UnderWay(self._context, alive, topology, quorum)
             volley.add(shot, accept)
         if volley.accepts:
             safely(volley.begin)
@@ -116,6 +123,7 @@ class _UnderWay:
         "_context",
         "_is_over",
         "_outstanding",
+        "_quorum",
         "_shots",
         "_taken_by",
         "_topology",
@@ -126,8 +134,8 @@ class _UnderWay:
         "patience_s",
     )
 
-    def __init__(self, context: Context, asked: list[int], topology: Topology) -> None:
-        self._context, self._asked, self._topology = context, asked, topology
+    def __init__(self, context: Context, asked: list[int], topology: Topology, quorum: int) -> None:
+        self._context, self._asked, self._topology, self._quorum = context, asked, topology, quorum
         self._shots: dict[int, Shot] = {}
         """By place, those that are neither chosen nor left."""
         self._taken_by: list[int] = []
@@ -166,15 +174,14 @@ class _UnderWay:
         if self._is_over:
             return
         self._outstanding -= 1
-        majority = self._topology.majority
         if type(answer) is Taken:
             for place in answer.left:  # before it counts: what was left there is not taken by it
                 self._leave(place)
             self._taken_by.append(slot)
             self._unpromised.update(answer.unpromised)
-            if len(self._taken_by) == majority:
+            if len(self._taken_by) == self._quorum:
                 self._chosen()
-        elif len(self._taken_by) + self._outstanding < majority:
+        elif len(self._taken_by) + self._outstanding < self._quorum:
             for place in list(self._shots):
                 self._leave(place)
         if not self._shots:
@@ -203,7 +210,7 @@ class _UnderWay:
         for place, shot in list(self._shots.items()):
             if shot.deadline_s <= now_s:
                 del self._shots[place]
-                safely(shot.doubtful, self.accepts[place], len(self._taken_by))
+                safely(shot.doubtful, self.accepts[place], tuple(self._taken_by))
         if self._shots:
             self.deadline_s = min(shot.deadline_s for shot in self._shots.values())
             self._context.sweeper.add(self)
@@ -211,7 +218,7 @@ class _UnderWay:
             self._end()
 
     def hurry(self) -> None:
-        """A majority is all that it waits for."""
+        """A quorum is all that it waits for."""
 
 
 def _size(accept: Accept) -> int:

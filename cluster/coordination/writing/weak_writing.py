@@ -9,6 +9,9 @@
     any other that falls short ............ unknown, and kept aside where it was refused; or not applied
 
 A hint never counts as one of several copies that were asked for.
+
+Where all home replicas seem alive and nothing is seen to stand in its way, it goes in a volley (volley.py) with the
+others of its turn; what is not taken at once begins its conversation with that very accept.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cluster.coordination.drive import Context, Drive
+from cluster.coordination.writing.volley import Volleys
 from cluster.levels import Level
 from cluster.membership.placement import partition_of
 from cluster.membership.topology import Topology
+from cluster.protocol.messages import Accept
 from cluster.protocol.weak_write import Outrun, Stuck, Taken, WeakWrite
 from cluster.repair.hints import Hints, KeepAside
 from cluster.replica.replica import Replica
@@ -53,6 +58,7 @@ class WeakWriter:
         self._context, self._replica, self._topology, self._own_slot = context, replica, topology, own_slot
         self._hints, self._keep_aside, self._clock_offset_max_s = hints, keep_aside, clock_offset_max_s
         self._under_way: dict[int, bytes] = {}
+        self._volleys = Volleys(context)
 
     def begin(self, request: WriteRequest, deadline_s: float, on_outcome: Callable[[WriteOutcome], None]) -> None:
         """Writes; on_outcome follows exactly once, by the deadline."""
@@ -62,13 +68,52 @@ class WeakWriter:
         if len(alive) < request.needed and not is_hintable:
             on_outcome(Unavailable(request.needed, len(alive), topology.names(alive)))
             return
-        _WeakWriting(self, topology, request, is_hintable, deadline_s, on_outcome).start(bool(alive))
+        writing = _WeakWriting(self, topology, request, is_hintable, deadline_s, on_outcome)
+        if len(alive) == topology.n and writing.may_go_straight:
+            self._volleys.add(_Shot(writing, request.key, topology, request.needed, writing.decided_s))
+        else:
+            writing.start(bool(alive))
 
     def oldest(self, partition: int) -> int | None:
         """The lowest origin of the writes of this partition that are under way; None when there is none."""
         partitions = self._topology().partitions
         origins = (origin for origin, key in self._under_way.items() if partition_of(key, partitions) == partition)
         return min(origins, default=None)
+
+
+class _Shot:
+    """One of them in a volley."""
+
+    __slots__ = ("_writing", "deadline_s", "key", "quorum", "topology")
+
+    def __init__(self, writing: _WeakWriting, key: bytes, topology: Topology, quorum: int, deadline_s: float) -> None:
+        self._writing, self.key, self.topology, self.quorum, self.deadline_s = (
+            writing,
+            key,
+            topology,
+            quorum,
+            deadline_s,
+        )
+
+    def too_few(self, alive: list[int]) -> bool:
+        """Its own conversation has answers to that."""
+        return False
+
+    def straight_accept(self) -> Accept:
+        """What it asks of the replicas."""
+        return self._writing.accept()
+
+    def converse(self, begun: Accept | None = None) -> None:
+        """It goes its own way."""
+        self._writing.start(is_anybody_there=True)
+
+    def chosen(self, accept: Accept, slots: tuple[int, ...], names: tuple[str, ...], is_prepared: bool) -> None:
+        """These have it on disk, as many as were asked for."""
+        self._writing.taken_by(names)
+
+    def doubtful(self, accept: Accept, slots: tuple[int, ...]) -> None:
+        """Its time for replicas has passed."""
+        self._writing.fell_short_with(self.topology.names(slots))
 
 
 class _WeakWriting:
@@ -88,6 +133,7 @@ class _WeakWriting:
         "_write",
         "_writer",
         "deadline_s",
+        "may_go_straight",
         "patience_s",
     )
 
@@ -109,6 +155,8 @@ class _WeakWriting:
         # A record that lies here may be stamped far ahead, by a clock that was wrong before this node last started.
         state = writer._replica.peek(request.key)
         self._make_record(above=NONE if state is None else state.ballot)
+        self.may_go_straight = state is not None and state.promised <= state.ballot
+        """Whether the replica here has the key in memory, and nothing that a weak write steps back for."""
 
     def _make_record(self, above: int) -> None:
         ballots, allowed_s = self._writer._context.ballots, self._writer._clock_offset_max_s
@@ -131,12 +179,33 @@ class _WeakWriting:
         if not is_anybody_there:
             self._keep_sole()
             return
-        decided_s = self.deadline_s
-        if self._is_hintable:
-            timeout_s = self._request.timeout_s
-            decided_s -= timeout_s - min(HINT_AFTER_S, timeout_s / 2)
         context, key = self._writer._context, self._request.key
-        Drive(context, key, self._write.run(), self._slots, decided_s, self._ended, self._fell_short).start()
+        Drive(context, key, self._write.run(), self._slots, self.decided_s, self._ended, self._fell_short).start()
+
+    @property
+    def decided_s(self) -> float:
+        """Until when it is tried to have replicas take it."""
+        if not self._is_hintable:
+            return self.deadline_s
+        timeout_s = self._request.timeout_s
+        return self.deadline_s - timeout_s + min(HINT_AFTER_S, timeout_s / 2)
+
+    # -- in a volley -------------------------------------------------------------------------------------------------
+
+    def accept(self) -> Accept:
+        """What the first message asks for. Once it is sent, nobody can say that the write is not applied."""
+        self._write.may_be_applied = True
+        return self._write.first_accept
+
+    def taken_by(self, names: tuple[str, ...]) -> None:
+        """Enough of them took it with the first message."""
+        self._write.taken.update(names)
+        self._taken()
+
+    def fell_short_with(self, names: tuple[str, ...]) -> None:
+        """Too few did, and there is no time to ask again."""
+        self._write.taken.update(names)
+        self._fell_short()
 
     def _ended(self, end: Taken | Stuck | Outrun) -> None:
         if isinstance(end, Taken):
