@@ -38,6 +38,7 @@ from cluster.protocol.messages import (
     Glance,
     Heartbeat,
     Held,
+    PrepareMany,
     Read,
     Request,
     Scan,
@@ -315,6 +316,8 @@ class ClusterNode:
             self.replica.handle_glance(request, respond, token)  # type: ignore[arg-type]
         elif kind is Volley:
             self.replica.handle_volley(request, respond, token)  # type: ignore[arg-type]
+        elif kind is PrepareMany:
+            self.replica.handle_prepares(request, respond, token)  # type: ignore[arg-type]
         elif kind is Forward:
             self.forwards.handle(request, age_ms, respond, token)  # type: ignore[arg-type]
         elif kind is ForwardMany:

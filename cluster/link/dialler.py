@@ -43,7 +43,7 @@ from cluster.link.handshake import (
 )
 from cluster.membership.topology import Topology
 from cluster.protocol.changes import Merge
-from cluster.protocol.messages import Accept, Answer, Forward, ForwardMany, Glance, Lost, Request
+from cluster.protocol.messages import Accept, Answer, Forward, ForwardMany, Glance, Lost, PrepareMany, Request
 from cluster.tasks import safely
 
 IN_FLIGHT_MAX = 20_000
@@ -279,6 +279,8 @@ def _size(request: Request) -> int:
         return MESSAGE_OVERHEAD_BYTES + len(request.record.value or b"")
     if type(request) is Glance:
         return MESSAGE_OVERHEAD_BYTES + sum(map(len, request.keys))
+    if type(request) is PrepareMany:
+        return MESSAGE_OVERHEAD_BYTES * len(request.prepares)
     if type(request) is ForwardMany:
         return sum([MESSAGE_OVERHEAD_BYTES + len(put.value or b"") for _, put in request.puts])
     if type(request) is Forward:

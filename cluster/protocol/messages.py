@@ -99,6 +99,14 @@ class Taken(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=39):
     """Places of those that it granted without the promise of the next ballot."""
 
 
+class PromisedMany(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=19):
+    """What became of a PrepareMany: all of its ballots are promised, but for those left out."""
+
+    left: list[int]
+    """Places of the keys that this replica did not promise, or of which it holds what bears fences. Nothing is said of
+    why: ask again, one by one."""
+
+
 class Refused(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
     """A prepare or accept was below what the replica has promised or accepted."""
 
@@ -219,6 +227,13 @@ class Prepare(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     ballot: Ballot
 
 
+class PrepareMany(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
+    """Prepares of different keys, each to be decided for itself, for puts that depend on nothing but fences."""
+
+    grant: ClassVar[type] = PromisedMany
+    prepares: list[Prepare]
+
+
 class Accept(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """Take this record, and promise next_ballot with it if that is not NONE."""
 
@@ -287,6 +302,7 @@ Request = (
     Read
     | Glance
     | Prepare
+    | PrepareMany
     | Accept
     | Volley
     | Forward
@@ -315,6 +331,7 @@ Reply = (
     Held
     | Glimpsed
     | Promised
+    | PromisedMany
     | Accepted
     | Taken
     | Refused

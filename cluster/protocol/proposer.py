@@ -43,7 +43,7 @@ import msgspec
 
 from cluster.protocol.acceptor import newest
 from cluster.protocol.changes import Change, Compute, Merge, Put, Settle
-from cluster.protocol.messages import Accept, Accepted, Held, Prepare, Promised, Read, Refused
+from cluster.protocol.messages import Accept, Accepted, Held, Prepare, Promised, Read, Refused, Reply
 from cluster.protocol.prepared import Prepared, PreparedBallots
 from cluster.protocol.steps import Answers, Ask, Pause
 from storage.ballot import NONE
@@ -312,6 +312,24 @@ def straight_accept(
         return None
     record = change.apply(base, prepared.ballot)
     return None if record is None else Accept(key, record, tick(prepared.ballot))
+
+
+def is_plain_promise(reply: Reply) -> bool:
+    """Whether it promises, and what is there bears no fences: a plain put then makes the same of it as of nothing.
+
+    Fences would stay there all the same (acceptor.py, 5), but the record would not be what was proposed.
+    """
+    return type(reply) is Promised and (reply.record is None or reply.record.fences is None)
+
+
+def accept_after_promises(key: bytes, put: Put, ballot: int, tick: Callable[[int], int]) -> Accept:
+    """What run() would ask a plain put to be accepted with, once a majority has given plain promises of this ballot.
+
+    Whoever sends it has spent the ballot, and goes on with carry_on() unless a majority grants it.
+    """
+    record = put.apply(None, ballot)
+    assert record is not None, "a plain put has no condition and no fence"
+    return Accept(key, record, tick(ballot))
 
 
 def _ballot(record: Record | None) -> int:

@@ -24,6 +24,8 @@ from cluster.protocol.messages import (
     Glimpsed,
     Held,
     Prepare,
+    PrepareMany,
+    PromisedMany,
     Read,
     ReplicaRequest,
     Reply,
@@ -33,6 +35,7 @@ from cluster.protocol.messages import (
     Unfit,
     Volley,
 )
+from cluster.protocol.proposer import is_plain_promise
 from cluster.repair.hash_trees import HashTrees, digest, digest_of_record
 from cluster.replica.gates import Gates
 from cluster.replica.marks import PartitionMarks
@@ -116,7 +119,8 @@ class Replica:
     def handle_volley(self, volley: Volley, respond: Respond, token: int) -> None:
         """Decides each of the accepts; one reply follows when all that was granted is on disk.
 
-        What can't be granted at once, for whatever reason, is left out; whoever sent it asks for it alone.
+        What can't be granted at once, for whatever reason, is left out. What is only not in memory is loaded and
+        decided all the same, so that this replica has it although nobody may ask for it again.
         """
         last = highest = 0
         left: list[int] = []
@@ -126,11 +130,11 @@ class Replica:
         for place, accept in enumerate(volley.accepts):
             key, ballot = accept.key, max(accept.record.ballot, accept.next_ballot)
             entry = get(key)
-            if (
-                entry is None
-                or ballot >= credible_max
-                or (bars and self._fitness.why_not(partition_of(key), reads=False) is not None)
-            ):
+            if entry is None:
+                left.append(place)
+                self.handle(accept, _told_nobody, 0)
+                continue
+            if ballot >= credible_max or (bars and self._fitness.why_not(partition_of(key), reads=False) is not None):
                 left.append(place)
                 continue
             highest = max(highest, ballot)
@@ -147,6 +151,24 @@ class Replica:
                 left.append(place)
         self._clock.absorb(highest)
         self._reply(last, respond, token, Taken(left, unpromised))
+
+    def handle_prepares(self, many: PrepareMany, respond: Respond, token: int) -> None:
+        """Decides each of the prepares, once its key is in memory; one reply follows when all have been answered."""
+        left: list[int] = []
+        outstanding = len(many.prepares)
+
+        def replied(place: int, reply: Reply) -> None:
+            nonlocal outstanding
+            outstanding -= 1
+            if not is_plain_promise(reply):
+                left.append(place)
+            if not outstanding:
+                respond(token, PromisedMany(left))
+
+        for place, prepare in enumerate(many.prepares):
+            self.handle(prepare, replied, place)
+        if not many.prepares:
+            respond(token, PromisedMany(left))
 
     def _how_accepts_are_decided(self) -> Callable[[ReplicaState, Accept], Decision]:
         return self._accept_gated if self.gates.are_any else self._acceptor.accept
@@ -489,6 +511,10 @@ class Replica:
     def cached_bytes(self) -> int:
         """Estimated memory of the keys in memory."""
         return self._cache.size_bytes
+
+
+def _told_nobody(token: int, reply: Reply) -> None:
+    """Whoever asked has been answered."""
 
 
 def _held(record: Record | None, value: bool) -> Held:

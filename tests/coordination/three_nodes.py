@@ -28,6 +28,8 @@ from cluster.protocol.messages import (
     Accept,
     Glance,
     Lost,
+    Prepare,
+    PrepareMany,
     Read,
     ReplicaRequest,
     Reply,
@@ -118,6 +120,8 @@ class Network:
     ) -> None:
         if Read in kinds:  # whichever way a read goes
             kinds = (*kinds, Glance)
+        if Prepare in kinds:  # whichever way it goes
+            kinds = (*kinds, PrepareMany)
         if Accept in kinds:  # whichever way it goes
             kinds = (*kinds, Volley)
         self.rules.append(Rule(fate, kinds, source, target, answer_after_s, then))

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.protocol.messages import Accept, Accepted
-from cluster.protocol.proposer import Chosen, Proposer, Steps, straight_accept
+from cluster.coordination.writing.together import is_plain_put
+from cluster.protocol.changes import Change, Compute, Put
+from cluster.protocol.messages import Accept, Accepted, Answer, Lost, Prepare
+from cluster.protocol.proposer import (
+    Chosen,
+    Proposer,
+    Steps,
+    accept_after_promises,
+    is_plain_promise,
+    straight_accept,
+)
 from cluster.protocol.steps import Ask
-from storage.ballot import SLOT_BITS
+from storage.ballot import NONE, SLOT_BITS
 from tests.protocol.test_random_schedules import PRESETS, holds
 from tests.protocol.world import Rules
 
@@ -42,6 +51,46 @@ class Straight(Proposer):
         return Chosen(accept.record, tuple(slot for slot, _ in took))
 
 
+class First(Straight):
+    """A plain put without a prepared ballot goes by plain promises (coordination/writing/canvass.py)."""
+
+    is_first = True
+
+    def run(self) -> Steps:
+        change = self.change
+        if not self.is_first or not self.is_plain_put(change) or self._prepared.has(self.key):
+            self.is_first = False
+            return (yield from super().run())
+        self.is_first = False
+        ballot = self._tick(NONE)
+        answers = yield Ask(Prepare(self.key, ballot), self.majority, grants=self.is_plain)
+        if sum(self.is_plain(answer) for _, answer in answers) < self.majority:
+            return (yield from super().run())
+        assert isinstance(change, Put)
+        accept = accept_after_promises(self.key, change, ballot, self._tick)
+        self.sent = accept.record.origin
+        answers = yield Ask(accept, self.majority)
+        took = [(slot, answer) for slot, answer in answers if isinstance(answer, Accepted)]
+        if len(took) < self.majority:
+            return (yield from self.carry_on(accept))
+        if all(answer.promised_next for _, answer in took):
+            self._prepared.put(self.key, accept.next_ballot, accept.record)
+        return Chosen(accept.record, tuple(slot for slot, _ in took))
+
+    def is_plain_put(self, change: Change | Compute) -> bool:
+        return is_plain_put(change)
+
+    def is_plain(self, answer: Answer) -> bool:
+        return not isinstance(answer, Lost) and is_plain_promise(answer)
+
+
+class MindsNoCondition(First):
+    """Takes a put that is to be the first for one that asks for nothing."""
+
+    def is_plain_put(self, change: Change | Compute) -> bool:
+        return isinstance(change, Put) and change.condition.holds(None) and change.fence is None
+
+
 class ForgetsThatItWasSent(Straight):
     """Begins anew, as if nothing had left this node."""
 
@@ -50,10 +99,17 @@ class ForgetsThatItWasSent(Straight):
         return (yield from self.run())
 
 
+@pytest.mark.parametrize("proposer", [Straight, First])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_schedule_is_linearizable_and_converges(preset: str) -> None:
+def test_every_schedule_is_linearizable_and_converges(preset: str, proposer: type[Proposer]) -> None:
     for seed in range(SEEDS):
-        assert holds(seed, PRESETS[preset], Rules(proposer=Straight)), f"{preset}: seed {seed}"
+        assert holds(seed, PRESETS[preset], Rules(proposer=proposer)), f"{preset}: seed {seed}"
+
+
+def test_a_condition_must_be_held_against_what_is_there() -> None:
+    presets = list(PRESETS.values())
+    schedules = ((seed, presets[seed % len(presets)]) for seed in range(MUTANT_SEEDS))
+    assert not all(holds(seed, options, Rules(proposer=MindsNoCondition)) for seed, options in schedules)
 
 
 def test_what_was_sent_must_not_be_forgotten() -> None:

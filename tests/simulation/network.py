@@ -26,14 +26,25 @@ from cluster.link.frames import Replies, Requests, decode_replies, decode_reques
 from cluster.membership.failure_detector import HEARTBEAT_INTERVAL_S, FailureDetector
 from cluster.membership.topology import Topology
 from cluster.node import ClusterNode
-from cluster.protocol.messages import Accept, Glance, Prepare, Read, Reply, Request, Unfit, Volley, is_harmless
+from cluster.protocol.messages import (
+    Accept,
+    Glance,
+    Prepare,
+    PrepareMany,
+    Read,
+    Reply,
+    Request,
+    Unfit,
+    Volley,
+    is_harmless,
+)
 from cluster.tasks import safely
 from tests.simulation.loop import Life, SimulationLoop
 from tests.simulation.trace import Trace
 
 LOSS_S_MAX = 4.0
 DOUBLED_S_MAX = 3.0
-_MAY_COME_TWICE = (Read, Glance, Prepare, Accept, Volley)
+_MAY_COME_TWICE = (Read, Glance, Prepare, PrepareMany, Accept, Volley)
 
 
 @dataclass

@@ -17,18 +17,20 @@ from typing import Any, cast
 import msgspec
 
 from cluster.coordination.drive import Context, Drive
-from cluster.coordination.writing.together import ROOM, outcome_of_earlier, run_behind
+from cluster.coordination.writing.canvass import Canvasses
+from cluster.coordination.writing.together import ROOM, is_plain_put, outcome_of_earlier, run_behind
 from cluster.coordination.writing.volley import Volleys
 from cluster.membership.topology import Topology
 from cluster.pressure.key_line import KeyLine
 from cluster.protocol.changes import Change, Compute, Put, Settle
 from cluster.protocol.messages import Accept, Outcome, Settled
 from cluster.protocol.prepared import Prepared, PreparedBallots
-from cluster.protocol.proposer import Chosen, Proposer, Refuted, Uncertain, straight_accept
+from cluster.protocol.proposer import Chosen, Proposer, Refuted, Uncertain, accept_after_promises, straight_accept
 from cluster.protocol.spread import Spread
 from cluster.protocol.steps import Answers, Step
 from cluster.requests import Overloaded, Unavailable, Unknown, Written
 from cluster.tasks import safely
+from storage.ballot import NONE
 from storage.record import Record
 
 RETRY_AFTER_S = 1.0
@@ -62,7 +64,7 @@ class Primary:
         self._lines: dict[bytes, KeyLine[_Proposal] | None] = {}
         """Of the keys that somebody's turn it is at; None where nobody has waited for his."""
         self._now_s = context.clock.monotonic_s
-        self._volleys = Volleys(context)
+        self._volleys, self._canvasses = Volleys(context), Canvasses(context)
         self.refused = 0
         """Changes that found the line of their key too long."""
 
@@ -108,6 +110,7 @@ class _Proposal:
 
     __slots__ = (
         "_along",
+        "_ballot",
         "_on_outcome",
         "_primary",
         "_proposer",
@@ -129,6 +132,8 @@ class _Proposal:
         self._on_outcome = on_outcome
         self._along: list[_Proposal] = []
         """Those behind it that go with it; then its change is the last one's."""
+        self._ballot = NONE
+        """Promised by a majority to this change, and not yet used."""
         self.topology = primary._topology()
         self.deadline_s, self.patience_s = deadline_s, float("inf")
         self.is_over = False
@@ -142,7 +147,11 @@ class _Proposal:
 
     def start(self) -> None:
         """Its turn has come."""
-        self._primary._volleys.add(self)
+        primary = self._primary
+        if is_plain_put(self.change) and not primary._prepared.has(self.key):
+            primary._canvasses.add(self)
+        else:
+            primary._volleys.add(self)
 
     @property
     def quorum(self) -> int:
@@ -156,9 +165,21 @@ class _Proposal:
         self._release_and_answer(Unavailable(self.needed, len(alive), self.topology.names(alive)))
         return True
 
+    def promised(self, ballot: int) -> None:
+        """A majority has promised it, and nothing that is there has a say in this change."""
+        self._ballot = ballot
+        self._primary._volleys.add(self)
+
+    def unpromised(self, promises: int) -> None:
+        """Its time ran out while replicas were asked to promise."""
+        self._release_and_answer(Unavailable(self.needed, promises, ()))
+
     def straight_accept(self) -> Accept | None:
         """What is to be sent where nothing stands in the way; a ballot that can't be used that way stays prepared."""
         primary = self._primary
+        if self._ballot:
+            put, ballot, self._ballot = cast(Put, self.change), self._ballot, NONE
+            return accept_after_promises(self.key, put, ballot, primary._context.ballots.tick)
         prepared, line = primary._prepared.take(self.key), primary._lines[self.key]
         if prepared is None:
             return None

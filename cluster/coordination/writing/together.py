@@ -46,8 +46,12 @@ Write = TypeVar("Write", bound=Waiting)
 
 def is_plain(write: Waiting, majority: int) -> bool:
     """Whether nothing is asked but that it be written, and on a majority."""
-    change = write.change
-    return type(change) is Put and change.condition == ALWAYS and change.fence is None and write.needed <= majority
+    return write.needed <= majority and is_plain_put(write.change)
+
+
+def is_plain_put(change: Change | Compute) -> bool:
+    """Whether it asks for nothing but to be written."""
+    return type(change) is Put and change.condition == ALWAYS and change.fence is None
 
 
 def run_behind(first: Write, line: deque[Write], majority: int, now_s: float) -> tuple[list[Write], int]:

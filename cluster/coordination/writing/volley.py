@@ -13,15 +13,14 @@ understand what went wrong.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable
 from typing import Protocol
 
 import structlog
 
 from cluster.coordination.drive import Context
+from cluster.coordination.writing.shared_round import Gathering, Member, SharedRound
 from cluster.membership.topology import Topology
-from cluster.protocol.messages import Accept, Answer, Taken, Volley
+from cluster.protocol.messages import Accept, PromisedMany, Taken, Volley
 from cluster.tasks import safely
 
 VOLLEY_BYTES_MAX = 1024 * 1024
@@ -31,17 +30,8 @@ FENCE_OVERHEAD_BYTES = 12
 log = structlog.get_logger()
 
 
-class Shot(Protocol):
+class Shot(Member, Protocol):
     """One write of a volley: see primary.py and weak_writing.py."""
-
-    key: bytes
-    topology: Topology
-    deadline_s: float
-
-    @property
-    def quorum(self) -> int:
-        """How many replicas have to take it."""
-        ...
 
     def too_few(self, alive: list[int]) -> bool:
         """Whether it needs more replicas than these; then that is its answer."""
@@ -65,32 +55,15 @@ class Shot(Protocol):
 
 
 class Volleys:
-    """Gathers the writes of one turn of the loop."""
+    """Gathers the writes of one turn of the loop. Replicas decide them in the order in which they came."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._gathered: list[Shot] = []
+        self.add = Gathering(self._begin).add
 
-    def add(self, shot: Shot) -> None:
-        """It begins at the end of this turn. Replicas decide them in the order in which they came."""
-        if not self._gathered:
-            asyncio.get_running_loop().call_soon(self._fire)
-        self._gathered.append(shot)
-
-    def _fire(self) -> None:
-        shots, self._gathered = self._gathered, []
-        alike: dict[tuple[tuple[int, ...], int], tuple[Topology, list[Shot]]] = {}
-        for shot in shots:
-            kind = shot.topology.voters_of(shot.key), shot.quorum
-            sharing = alike.get(kind)
-            if sharing is None:
-                sharing = alike[kind] = (shot.topology, [])
-            sharing[1].append(shot)
-        for (slots, quorum), (topology, together) in alike.items():
-            self._send(together, self._context.roster.writable(slots), topology, quorum)
-
-    def _send(self, shots: Iterable[Shot], alive: list[int], topology: Topology, quorum: int) -> None:
+    def _begin(self, shots: list[Shot], slots: tuple[int, ...], topology: Topology, quorum: int) -> None:
         """Whatever one of them raises, the others go: nobody else would ever begin them."""
+        alive = self._context.roster.writable(slots)
         volley = _UnderWay(self._context, alive, topology, quorum)
         for shot in shots:
             if shot.too_few(alive):
@@ -115,110 +88,57 @@ def _straight(shot: Shot) -> Accept | None:
         return None
 
 
-class _UnderWay:
+class _UnderWay(SharedRound[Shot]):
     """One volley, until all of it is chosen or left."""
 
-    __slots__ = (
-        "_asked",
-        "_context",
-        "_is_over",
-        "_outstanding",
-        "_quorum",
-        "_shots",
-        "_taken_by",
-        "_topology",
-        "_unpromised",
-        "accepts",
-        "bytes",
-        "deadline_s",
-        "patience_s",
-    )
+    __slots__ = ("_names", "_slots", "_unpromised", "accepts", "bytes")
 
     def __init__(self, context: Context, asked: list[int], topology: Topology, quorum: int) -> None:
-        self._context, self._asked, self._topology, self._quorum = context, asked, topology, quorum
-        self._shots: dict[int, Shot] = {}
-        """By place, those that are neither chosen nor left."""
-        self._taken_by: list[int] = []
+        super().__init__(context, asked, topology, quorum)
         self._unpromised: set[int] = set()
-        self._outstanding = len(asked)
-        self._is_over = False
+        self._slots: tuple[int, ...] = ()
+        self._names: tuple[str, ...] = ()
         self.accepts: list[Accept] = []
         self.bytes = 0
         """About as many as it takes on the wire."""
-        self.deadline_s = self.patience_s = float("inf")
 
     def add(self, shot: Shot, accept: Accept) -> None:
         """One more, before it begins."""
-        self._shots[len(self.accepts)] = shot
+        self.join(len(self.accepts), shot)
         self.accepts.append(accept)
         self.bytes += _size(accept)
-        self.deadline_s = min(self.deadline_s, shot.deadline_s)
 
-    def begin(self) -> None:
-        """Sends it, as soon as its ballots may leave this node."""
-        context = self._context
-        context.sweeper.add(self)
-        if context.ballots.check_durable():
-            self._ask()
-        else:
-            context.ballots.when_durable(self._ask)
+    def request(self) -> Volley:
+        """See SharedRound."""
+        return Volley(self.accepts)
 
-    def _ask(self) -> None:
-        if self._is_over:
-            return
-        volley = Volley(self.accepts)
-        for slot in self._asked:
-            self._context.transport.send(slot, volley, self._answered)
+    def noted(self, answer: Taken | PromisedMany) -> None:
+        """See SharedRound."""
+        assert type(answer) is Taken
+        self._unpromised.update(answer.unpromised)
+        self._slots = tuple(self._granted_by)
+        self._names = self._topology.names(self._slots)
 
-    def _answered(self, slot: int, answer: Answer) -> None:
-        if self._is_over:
-            return
-        self._outstanding -= 1
-        if type(answer) is Taken:
-            for place in answer.left:  # before it counts: what was left there is not taken by it
-                self._leave(place)
-            self._taken_by.append(slot)
-            self._unpromised.update(answer.unpromised)
-            if len(self._taken_by) == self._quorum:
-                self._chosen()
-        elif len(self._taken_by) + self._outstanding < self._quorum:
-            for place in list(self._shots):
-                self._leave(place)
-        if not self._shots:
-            self._end()
+    def decided(self, place: int, member: Shot) -> None:
+        """See SharedRound."""
+        slots, names = self._slots, self._names
+        if place in self._left_by:
+            slots = self.granted_by(place)
+            names = self._topology.names(slots)
+        member.chosen(self.accepts[place], slots, names, place not in self._unpromised)
 
-    def _leave(self, place: int) -> None:
-        shot = self._shots.pop(place, None)
-        if shot is not None:
-            safely(shot.converse, self.accepts[place])
+    def left(self, place: int, member: Shot) -> None:
+        """See SharedRound."""
+        member.converse(self.accepts[place])
 
-    def _chosen(self) -> None:
-        slots = tuple(self._taken_by)
-        names = self._topology.names(slots)
-        shots, self._shots = self._shots, {}
-        for place, shot in shots.items():
-            safely(shot.chosen, self.accepts[place], slots, names, place not in self._unpromised)
+    def overdue(self, place: int, member: Shot) -> None:
+        """See SharedRound."""
+        member.doubtful(self.accepts[place], self.granted_by(place))
 
-    def _end(self) -> None:
-        self._is_over = True
-        self.accepts = []  # a slow replica's answer is still waited for elsewhere, and holds on to this
-        self._context.sweeper.discard(self)
-
-    def expire(self) -> None:
-        """The time of one of them, at least, has run out."""
-        now_s = self._context.clock.monotonic_s()
-        for place, shot in list(self._shots.items()):
-            if shot.deadline_s <= now_s:
-                del self._shots[place]
-                safely(shot.doubtful, self.accepts[place], tuple(self._taken_by))
-        if self._shots:
-            self.deadline_s = min(shot.deadline_s for shot in self._shots.values())
-            self._context.sweeper.add(self)
-        else:
-            self._end()
-
-    def hurry(self) -> None:
-        """A quorum is all that it waits for."""
+    def end(self) -> None:
+        """See SharedRound. A slow replica's answer is still waited for elsewhere, and holds on to this."""
+        super().end()
+        self.accepts = []
 
 
 def _size(accept: Accept) -> int:
