@@ -124,6 +124,7 @@ class Connection(RequestHandler):
         "_begin",
         "_body_left",
         "_heads",
+        "_is_new",
         "_refused_bytes",
         "_slow_reader_timer",
         "_straight",
@@ -164,6 +165,8 @@ class Connection(RequestHandler):
         """What is being answered straight."""
         self._slow_reader_timer: asyncio.TimerHandle | None = None
         """Runs while a straight answer does not fit the socket's buffers."""
+        self._is_new = True
+        """Whether the task has still to begin."""
         self.busy = False
         self.client: WaitingClient | None = None
         """Whoever waits at the other end, to be told of the connection's end."""
@@ -174,6 +177,17 @@ class Connection(RequestHandler):
         super().connection_made(transport)
         loop = asyncio.get_running_loop()
         self.first_request_timer = loop.call_later(FIRST_REQUEST_S, self.force_close)
+
+    async def start(self) -> None:
+        """aiohttp's task. The first request mostly comes before it has had a turn, and may be under way: straight."""
+        self._is_new = False
+        while self._straight is not None:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        await super().start()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The socket is closed."""
@@ -211,10 +225,10 @@ class Connection(RequestHandler):
 
     @property
     def _is_idle(self) -> bool:
-        """Whether the task waits for a request, and nothing else stands in its way."""
+        """Whether the task waits for a request, or is about to, and nothing else stands in its way."""
+        waiter = self._waiter
         return (
-            self._waiter is not None
-            and not self._waiter.done()
+            (self._is_new if waiter is None else not waiter.done())
             and self._straight is None
             and not self._messages
             and not (self._paused or self._reading_paused or self._buffer_paused)
