@@ -119,7 +119,12 @@ class HttpServer:
             receipt_of_refusal=lambda: receipt_of_refusal(self._view, None, None),
         )
         listener = Listener(
-            dispatcher.answer, dispatcher.unparsed, self._connections_max, dispatcher.begin, dispatcher.turn_away
+            dispatcher.answer,
+            dispatcher.unparsed,
+            self._connections_max,
+            dispatcher.begin,
+            dispatcher.turn_away,
+            dispatcher.hold,
         )
         self._entrance = await Entrance.open(listener, self._config.http.host, self._config.http.port)
         self._dispatcher, self._listener = dispatcher, listener
