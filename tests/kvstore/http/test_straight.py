@@ -178,6 +178,42 @@ async def test_what_comes_behind_the_first_waits_for_it(node: Node, leaves: bool
     assert [(await answer_of(stream))[0] for _ in range(3)] == [200] * 3
 
 
+class Wire(asyncio.Transport):
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None: ...
+
+
+async def test_nor_does_the_task_begin_the_second_when_it_has_its_first_turn(node: Node) -> None:
+    warm = await connect(node)
+    await ask(warm, put(b"k", b"v"))
+    arrived = len(node.backend.seen)
+    node.backend.gate = asyncio.Event()
+    assert node.server._listener is not None
+    one, wire = node.server._listener(), Wire()
+    one.connection_made(wire)
+    one.data_received(put(b"k", b"v"))
+    one.data_received(b"GET /livez" + VERSION + b"\r\n")
+    await node.backend.arrived(arrived + 1)
+    await asyncio.sleep(0.05)
+    assert wire.written == []
+    go_on(node)
+    await until(lambda: len(wire.written) >= 2)
+    assert b"ETag" in wire.written[0]
+    assert b"ETag" not in wire.written[1]
+    one.connection_lost(None)
+
+
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
