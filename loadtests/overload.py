@@ -2,8 +2,8 @@
 
 Finds what a fresh three-node cluster can do (a closed loop), then offers a multiple of it for some seconds in an open
 loop (impatient.py), ends the load, and sees how soon a plain strong put is quick again. Everything runs on this
-machine: nodes and client share its cores, so the client takes its share of what is left. `--json FILE` keeps the
-figures.
+machine: nodes and client share its cores, so the client takes its share of what is left. With `--apart` the client has
+a core of its own and the nodes have the others, for the peak as for the overload. `--json FILE` keeps the figures.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import http.client
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from loadtests.apart import Cores, NotApart
 from loadtests.http_load import Addresses, Result, fill, load, puts
 from loadtests.impatient import Impatient, Make, Tally
 from loadtests.side_by_side import addresses_of, dev_cluster
@@ -46,6 +48,8 @@ class Figures:
     """One run, as it is shown and kept."""
 
     case: str
+    apart: bool
+    """Whether client and nodes had cores of their own."""
     peak_per_s: float
     """Of the closed loop, before and after the overload, in the middle: machines have moods."""
     offered_per_s: float
@@ -220,7 +224,8 @@ def measure(addresses: Addresses, pids: list[int], options: argparse.Namespace) 
             rate = peak.per_s * times
             tally, watch, recovered = overload(addresses, pids, numbered(make), rate, options.seconds, options.patience)
             both = peak.and_again(_peak(addresses, pids, make, connections, options.peak_seconds))
-            figures.append(_figures(f"{case} x{times:g}", both, tally, watch, before_mib, recovered))
+            row = _figures(f"{case} x{times:g}", options.apart, both, tally, watch, before_mib, recovered)
+            figures.append(row)
     return figures
 
 
@@ -254,9 +259,12 @@ def _rate(result: Result) -> float:
     return (len(result.latencies) - result.wrong) / result.seconds
 
 
-def _figures(case: str, peak: Peak, tally: Tally, watch: Watch, before_mib: float, recovered: float) -> Figures:
+def _figures(
+    case: str, apart: bool, peak: Peak, tally: Tally, watch: Watch, before_mib: float, recovered: float
+) -> Figures:
     return Figures(
         case=case,
+        apart=apart,
         peak_per_s=round(peak.per_s),
         offered_per_s=round(tally.offered / tally.seconds),
         goodput_per_s=round(tally.goodput),
@@ -305,10 +313,16 @@ COLUMNS = {
 }
 
 
-def _show(figures: list[Figures]) -> None:
-    table = Table(title="more than it can carry; 2xx in time: within the client's patience")
-    for title in COLUMNS.values():
-        table.add_column(title, justify="left" if title == "case" else "right")
+def title(cores: Cores | None) -> str:
+    """What stands above the table. cores: None where nobody was kept to any."""
+    whose = "client and nodes share all cores" if cores is None else str(cores)
+    return f"more than it can carry; 2xx in time: within the client's patience; {whose}"
+
+
+def _show(figures: list[Figures], cores: Cores | None) -> None:
+    table = Table(title=title(cores))
+    for column in COLUMNS.values():
+        table.add_column(column, justify="left" if column == "case" else "right")
     for row in figures:
         table.add_row(
             *(f"{value:,}" if isinstance(value, int) else str(value) for value in map(row.__getattribute__, COLUMNS))
@@ -326,13 +340,21 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=1.0, help="seconds after which the client hangs up")
     parser.add_argument("--timeout", default="", help="the requests' own `timeout`, such as 500ms; none by default")
     parser.add_argument("--value-bytes", type=int, default=255)
+    parser.add_argument("--apart", action="store_true", help="a core for the client, the others for the nodes")
     parser.add_argument("--base-port", type=int, default=17_701)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    with dev_cluster(options.base_port) as listed:
-        _go_first()
-        figures = measure(addresses_of(listed), [node["pid"] for node in listed], options)
-    _show(figures)
+    try:
+        cores = Cores.parted() if options.apart else None
+        with dev_cluster(options.base_port) as listed:
+            pids = [node["pid"] for node in listed]
+            _go_first()
+            if cores is not None:
+                cores.keep(pids)
+            figures = measure(addresses_of(listed), pids, options)
+    except NotApart as why:
+        sys.exit(f"--apart: {why}; nothing was measured. Without it client and nodes share what there is.")
+    _show(figures, cores)
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in figures], indent=2))
 

@@ -40,12 +40,14 @@ Unparsed = Callable[[BaseException | None, bytes], Answer]
 """The answer to what could not be parsed: of what went wrong, and the bytes that it came in."""
 Begin = Callable[[StraightHead, Content, Callable[[Answer], None]], bool]
 """Answers a request straight; False when it can't."""
-TurnAway = Callable[[KnownRequest, Callable[[bytes, bool], None]], bool]
-"""Refuses a request that is too much; False for one that is not."""
+TurnAway = Callable[[KnownRequest], tuple[bytes, float] | None]
+"""The refusal of a request that is too much, and how long it is held; None for one that is not."""
+Hold = Callable[[float, Callable[[bool], None]], None]
+"""Calls back after so long, with whether the connection goes on."""
 
 
 _NOT_TAKEN_APART = StraightHead("", "", HttpVersion11, CIMultiDictProxy(CIMultiDict()), keep_alive=True)
-"""Stands for the head of a request that is refused, maybe in a moment."""
+"""Stands for the head of a request that is refused in a moment."""
 
 
 class WaitingClient:
@@ -124,6 +126,8 @@ class Connection(RequestHandler):
         "_begin",
         "_body_left",
         "_heads",
+        "_hold",
+        "_is_new",
         "_refused_bytes",
         "_slow_reader_timer",
         "_straight",
@@ -141,6 +145,7 @@ class Connection(RequestHandler):
         unparsed: Unparsed,
         begin: Begin,
         turn_away: TurnAway,
+        hold: Hold,
         heads: KnownHeads,
         unread: Unread,
     ) -> None:
@@ -155,7 +160,8 @@ class Connection(RequestHandler):
             auto_decompress=False,
             access_log=cast(Any, None),
         )
-        self._unparsed, self._begin, self._turn_away, self._heads = unparsed, begin, turn_away, heads
+        self._unparsed, self._begin, self._heads = unparsed, begin, heads
+        self._turn_away, self._hold = turn_away, hold
         self.unread = unread
         self._body_left = 0
         """Bytes of a body that are still to come; see left_of_body()."""
@@ -164,6 +170,8 @@ class Connection(RequestHandler):
         """What is being answered straight."""
         self._slow_reader_timer: asyncio.TimerHandle | None = None
         """Runs while a straight answer does not fit the socket's buffers."""
+        self._is_new = True
+        """Whether the task has still to begin."""
         self.busy = False
         self.client: WaitingClient | None = None
         """Whoever waits at the other end, to be told of the connection's end."""
@@ -174,6 +182,17 @@ class Connection(RequestHandler):
         super().connection_made(transport)
         loop = asyncio.get_running_loop()
         self.first_request_timer = loop.call_later(FIRST_REQUEST_S, self.force_close)
+
+    async def start(self) -> None:
+        """aiohttp's task. The first request mostly comes before it has had a turn, and may be under way: straight."""
+        self._is_new = False
+        while self._straight is not None:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        await super().start()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The socket is closed."""
@@ -211,10 +230,10 @@ class Connection(RequestHandler):
 
     @property
     def _is_idle(self) -> bool:
-        """Whether the task waits for a request, and nothing else stands in its way."""
+        """Whether the task waits for a request, or is about to, and nothing else stands in its way."""
+        waiter = self._waiter
         return (
-            self._waiter is not None
-            and not self._waiter.done()
+            (self._is_new if waiter is None else not waiter.done())
             and self._straight is None
             and not self._messages
             and not (self._paused or self._reading_paused or self._buffer_paused)
@@ -232,15 +251,25 @@ class Connection(RequestHandler):
         request = self._heads.request(data)
         if request is None:
             return False
-        self._straight = _NOT_TAKEN_APART
-        self.busy = self._request_in_progress = True
-        if not self._turn_away(request, self._refused) and not self._begin_straight(*request.taken_apart()):
-            return False
+        refusal = self._turn_away(request)
+        if refusal is None:
+            if not self._begin_straight(*request.taken_apart()):
+                return False
+        elif refusal[1]:
+            self._refuse_later(*refusal)
+        else:
+            self._request_in_progress = True
+            self._send(refusal[0], keep_alive=True)
         self._taken()
         return True
 
-    def _refused(self, wire: bytes, keep_alive: bool) -> None:
-        """The refusal of a request that was not taken apart: it goes out, if the client is still there."""
+    def _refuse_later(self, wire: bytes, hold_s: float) -> None:
+        """The refusal of a request that was not taken apart goes out in a moment, if the client is still there."""
+        self._straight = _NOT_TAKEN_APART
+        self.busy = self._request_in_progress = True
+        self._hold(hold_s, lambda keep_alive: self._refuse(wire, keep_alive))
+
+    def _refuse(self, wire: bytes, keep_alive: bool) -> None:
         self._straight, self.busy = None, False
         self._send(wire, keep_alive)
 
@@ -382,10 +411,11 @@ class Listener(web.Server):
         unparsed: Unparsed,
         connections_max: int,
         begin: Begin = lambda head, content, on_answer: False,
-        turn_away: TurnAway = lambda request, on_refusal: False,
+        turn_away: TurnAway = lambda request: None,
+        hold: Hold = lambda hold_s, on_end: on_end(True),
     ) -> None:
         super().__init__(cast(Any, self._answer))
-        self._begin, self._turn_away = begin, turn_away
+        self._begin, self._turn_away, self._hold = begin, turn_away, hold
         self._answer_request = answer
         self._unparsed = unparsed
         self._connections_max = connections_max
@@ -396,7 +426,7 @@ class Listener(web.Server):
 
     def __call__(self) -> Connection:
         """asyncio's protocol factory."""
-        return Connection(self, self._unparsed, self._begin, self._turn_away, self._heads, self.unread)
+        return Connection(self, self._unparsed, self._begin, self._turn_away, self._hold, self._heads, self.unread)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """A socket is open."""

@@ -80,7 +80,7 @@ class Dispatcher:
         self._log_requests = log_requests
         self._receipt_of_refusal = receipt_of_refusal
         self._refusals = Refusals(receipt_of_refusal)
-        self._ready = ReadyRefusals()
+        self._ready = ReadyRefusals(wall_ms, self._refusal_wire)
         self.holding = holding
         self._id_prefix = secrets.token_hex(4)
         self._ids = 0
@@ -136,29 +136,39 @@ class Dispatcher:
         door = self._door
         return door.may_enter(admission, self.at_work, now_s) and door.is_in_time(admission, method, query)
 
-    def turn_away(self, request: KnownRequest, on_refusal: Callable[[bytes, bool], None]) -> bool:
-        """Refuses a request that is too much; False where it is to be taken apart, and nothing was done.
+    def turn_away(self, request: KnownRequest) -> tuple[bytes, float] | None:
+        """The refusal of a request that is too much: all that goes over the wire, and for how many seconds it is held
+        (see hold()). None where the request is to be taken apart, and nothing was done.
 
-        on_refusal follows, maybe before this returns, with all that goes over the wire, and whether the connection goes
-        on. Of these there are the most when there is least time: begin() would say the same in three times as many
-        steps.
+        Of these there are the most when there is least time: begin() would say the same in three times as many steps.
         """
         method = _REFUSED_READY.get(request.method)
         if method is None or self.draining or self._log_requests or not request.known.parsed.get(_CHECKED):
-            return False
-        admission, now_s = self._door.straight[method], self._clock()
-        if admission.in_flight < FEW or not self._door.is_shut(admission, method, query := request.query, now_s):
-            return False
+            return None
+        door, now_s = self._door, self._clock()
+        admission = door.straight[method]
+        if admission.in_flight < FEW:
+            return None
+        if not door.is_too_slow(admission, now_s) and door.is_in_time(admission, method, request.query):
+            return None
         self._metrics.count_request(method, "", OVERLOADED, 0.0)
-        refusal = self._ready.refusal(method, self._wall_ms() // 1000, self._next_id(), self._refusal_wire)
-        hold_s = self._hold_s(query, now_s)
+        hold_s = self.holding.refused(now_s)
+        if hold_s:
+            hold_s = self._of_named(hold_s, request.query)
+        return self._ready.refusal(method, self._next_id(), now_s), hold_s
+
+    def hold(self, hold_s: float, on_end: Callable[[bool], None]) -> None:
+        """Holds a refusal for so long; it counts as under way until then. on_end follows, with whether the connection
+        goes on.
+        """
         self.in_flight += 1
-        self._answer_in(hold_s, lambda: on_refusal(refusal, not self.draining))
-        return True
+        self._answer_in(hold_s, lambda: on_end(not self.draining))
 
     def _hold_s(self, query: str, now_s: float) -> float:
         """How long a refusal is held: of a time that the request names, not much."""
-        hold_s = self.holding.refused(now_s)
+        return self._of_named(self.holding.refused(now_s), query)
+
+    def _of_named(self, hold_s: float, query: str) -> float:
         return min(hold_s, HELD_SHARE * timeout_named(query)) if hold_s and query else hold_s
 
     def _answer_in(self, hold_s: float, answer: Callable[[], None]) -> None:

@@ -21,6 +21,7 @@ from kvstore.http.incoming.parameters import parameter_set
 from kvstore.http.outgoing.problems import Problem
 from kvstore.http.outgoing.receipts import receipt_of_refusal
 from kvstore.http.pressure.door import Door
+from kvstore.http.pressure.entrance import Entrance
 from kvstore.http.pressure.holding import Holding
 from kvstore.http.pressure.loop_lag import LoopLag
 from kvstore.http.pressure.punctual import PunctualBackend
@@ -32,8 +33,6 @@ from kvstore.metrics import Metrics
 
 BODY_S = 30.0
 """How long a body may take to arrive: 16 MiB at half a megabyte a second."""
-BACKLOG = 1_024
-"""Sockets that wait to be accepted while the loop is busy: a burst of clients that start together."""
 FILES_KEPT_FREE = 128
 """Of what the process may open: for the database, peers and logs, so that clients can't take the last one."""
 KIND = ("kind",)
@@ -92,16 +91,16 @@ class HttpServer:
             config.value_bytes_max,
             wall_ms,
         )
-        self._server: asyncio.Server | None = None
+        self._entrance: Entrance | None = None
         self._dispatcher: Dispatcher | None = None
         self._listener: Listener | None = None
 
     @property
     def address(self) -> Address:
         """Where it listens; raises RuntimeError before start()."""
-        if self._server is None or not self._server.sockets:
+        if self._entrance is None:
             raise RuntimeError("the HTTP server does not listen")
-        return Address(self._config.http.host, self._server.sockets[0].getsockname()[1])
+        return Address(self._config.http.host, self._entrance.port)
 
     async def start(self) -> None:
         """Listens. Raises OSError when the address can't be had."""
@@ -120,12 +119,14 @@ class HttpServer:
             receipt_of_refusal=lambda: receipt_of_refusal(self._view, None, None),
         )
         listener = Listener(
-            dispatcher.answer, dispatcher.unparsed, self._connections_max, dispatcher.begin, dispatcher.turn_away
+            dispatcher.answer,
+            dispatcher.unparsed,
+            self._connections_max,
+            dispatcher.begin,
+            dispatcher.turn_away,
+            dispatcher.hold,
         )
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            listener, self._config.http.host, self._config.http.port, backlog=BACKLOG, reuse_address=True
-        )
+        self._entrance = await Entrance.open(listener, self._config.http.host, self._config.http.port)
         self._dispatcher, self._listener = dispatcher, listener
         self._lag.start()
         self._register(dispatcher, listener)
@@ -136,10 +137,10 @@ class HttpServer:
 
         Who waits for a lock is told at once to wait elsewhere.
         """
-        if self._server is None or self._dispatcher is None or self._listener is None:
+        if self._entrance is None or self._dispatcher is None or self._listener is None:
             return
-        server, self._server = self._server, None
-        server.close()
+        entrance, self._entrance = self._entrance, None
+        entrance.close()
         self._lag.stop()
         self._dispatcher.draining = True
         self._waiters.stop()

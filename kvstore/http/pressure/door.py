@@ -66,12 +66,12 @@ class Door:
             return False
         return True
 
-    def is_shut(self, admission: Admission, method: str, query: str, now_s: float) -> bool:
-        """Whether a request for a key is refused for want of time, whatever else it is; counts it if so."""
+    def is_too_slow(self, admission: Admission, now_s: float) -> bool:
+        """Whether a request for a key is refused because those of its kind take too long; counts it if so."""
         if admission.is_full(now_s):
             self.refused_slow += 1
             return True
-        return not self.is_in_time(admission, method, query)
+        return False
 
     def is_in_time(self, admission: Admission, method: str, query: str) -> bool:
         """Whether the request for a key is likely to make the timeout that it names.

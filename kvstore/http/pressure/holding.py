@@ -6,7 +6,8 @@ with nothing but refusing them. Held for a moment, each of them asks a few times
 But those who come at their own pace, as strangers do, come as often whatever others are told; to hold theirs would only
 make them open more connections. Which kind they are is found out: where there are several times as many refusals as
 answers, refusals are held on trial. Where fewer come then, holding goes on, for as long as there are too many; where
-not, or where connections are opened meanwhile, it ends, and is tried again some seconds later. Pure.
+not, or where connections are opened meanwhile, it ends, and is tried again some seconds later, after a longer time each
+time that it was in vain. Pure.
 """
 
 from __future__ import annotations
@@ -38,8 +39,11 @@ VAIN_WINDOWS = 8
 """So many in a row in which as many came as the trial would not have passed, and it is no help any more."""
 OPENED_PER_S_MAX = 500.0
 """Connections that may be opened while refusals are held: new clients come all the time."""
-AGAIN_S = 5.0
-"""Between two trials."""
+AGAIN_S, AGAIN_S_MAX = 5.0, 20.0
+"""Between two trials; twice as long after each that was in vain, for one of them costs those who come at their own pace
+thousands of connections."""
+LOOK_S = 0.05
+"""How often a trial is looked at."""
 STALE_S = 1.0
 """A window that ended so long ago says that nobody was refused since."""
 
@@ -76,8 +80,8 @@ class _Counts:
 class Holding:
     """How long a refusal is held. Times are of one monotonic clock, in seconds."""
 
-    __slots__ = ("_again_s", "_before_per_s", "_counts", "_ends_s", "_opened", "_opened_so_far", "_stage", "_sum",
-                 "_vain", "_watch_s", "held", "hold_s")  # fmt: skip
+    __slots__ = ("_again_s", "_before_per_s", "_counts", "_ends_s", "_opened", "_opened_so_far", "_pause_s", "_stage",
+                 "_sum", "_vain", "_watch_s", "held", "hold_s")  # fmt: skip
 
     def __init__(self, opened: Callable[[], int]) -> None:
         """opened: how many connections were ever opened."""
@@ -85,7 +89,7 @@ class Holding:
         self._ends_s = self._again_s = float("-inf")
         self._counts = _Counts()
         """Of this window."""
-        self._watch_s = WATCH_S
+        self._watch_s, self._pause_s = WATCH_S, AGAIN_S
         self._before_per_s = 0.0
         """Refusals before the trial."""
         self.held = 0
@@ -108,23 +112,29 @@ class Holding:
         self._stage, self.hold_s = stage, hold_s
         self._sum, self._vain = _Counts(), 0
 
+    @property
+    def _window_s(self) -> float:
+        return LOOK_S if self._stage is _Stage.TRIAL else max(WINDOW_S, self.hold_s)
+
     def _close(self, now_s: float) -> None:
         """The end of a window. The first refusal after its time ends it, so it may have been longer than others."""
         counts, self._counts = self._counts, _Counts()
-        counts.seconds = now_s - self._ends_s + max(WINDOW_S, self.hold_s)
+        counts.seconds = now_s - self._ends_s + self._window_s
         opened = self._opened_so_far() - self._opened
         self._opened += opened
         if now_s - self._ends_s > STALE_S:
+            self._pause_s = AGAIN_S
+            self._again_s = min(self._again_s, now_s + AGAIN_S)
             self._enter(_Stage.AT_ONCE, 0.0)
         elif self._stage is _Stage.AT_ONCE:
             self._watch(counts, now_s)
+        elif opened > OPENED_PER_S_MAX * max(WINDOW_S, counts.seconds):
+            self._let_go(now_s)
         elif self._stage is _Stage.TRIAL:
             self._try(counts, now_s)
-        elif opened > OPENED_PER_S_MAX * counts.seconds:
-            self._let_go(now_s)
         else:
             self._adjust(counts, now_s)
-        self._ends_s = now_s + max(WINDOW_S, self.hold_s)
+        self._ends_s = now_s + self._window_s
 
     def _watch(self, counts: _Counts, now_s: float) -> None:
         self._sum.add(counts)
@@ -147,7 +157,7 @@ class Holding:
         if self._sum.refusals_per_s > HELPS * self._before_per_s:
             self._let_go(now_s)
         else:
-            self._watch_s = WATCH_AGAIN_S
+            self._watch_s, self._pause_s = WATCH_AGAIN_S, AGAIN_S
             self._enter(_Stage.HOLDING, TRIAL_HOLD_S)
 
     def _adjust(self, counts: _Counts, now_s: float) -> None:
@@ -162,5 +172,6 @@ class Holding:
 
     def _let_go(self, now_s: float) -> None:
         """It does not help: refusals go out at once, for some time in any case."""
-        self._again_s, self._watch_s = now_s + AGAIN_S, WATCH_S
+        self._again_s, self._watch_s = now_s + self._pause_s, WATCH_S
+        self._pause_s = min(2 * self._pause_s, AGAIN_S_MAX)
         self._enter(_Stage.AT_ONCE, 0.0)

@@ -18,6 +18,8 @@ DETAIL = (
     "a longer pause each time, or ask another node."
 )
 REMEMBERED_MAX = 64
+LOOK_S = 0.02
+"""How often the date is looked at: one that is asked for as often as this is no later than the way to the client."""
 _ID = "|request id|"
 
 
@@ -54,17 +56,26 @@ class Refusals:
 class ReadyRefusals:
     """Whole refusals as they go over the wire, made anew each second: all that differs within one is the id."""
 
-    def __init__(self) -> None:
+    def __init__(self, wall_ms: Callable[[], int], make: Callable[[str, str], bytes]) -> None:
+        """make(method, id) makes one from the ground up."""
+        self._wall_ms, self._make = wall_ms, make
+        self._look_again_s = -math.inf
         self._second = -1
         self._parts: dict[str, list[bytes]] = {}
 
-    def refusal(self, method: str, second: int, request_id: str, make: Callable[[str, str], bytes]) -> bytes:
-        """The one for this id, which is as long as all others are. make(method, id) makes one from the ground up."""
-        if second != self._second:
-            self._second = second
-            self._parts.clear()
+    def refusal(self, method: str, request_id: str, now_s: float) -> bytes:
+        """The one for this id, which is as long as all others are. now_s: of a monotonic clock."""
+        if now_s >= self._look_again_s:
+            self._look_again_s = now_s + LOOK_S
+            self._look()
         bare_id = request_id.encode("ascii")
         parts = self._parts.get(method)
         if parts is None:
-            parts = self._parts[method] = make(method, request_id).split(bare_id)
+            parts = self._parts[method] = self._make(method, request_id).split(bare_id)
         return bare_id.join(parts)
+
+    def _look(self) -> None:
+        second = self._wall_ms() // 1000
+        if second != self._second:
+            self._second = second
+            self._parts.clear()

@@ -9,6 +9,7 @@ import pytest
 
 from kvstore.http.pressure.holding import (
     AGAIN_S,
+    AGAIN_S_MAX,
     FREE_PER_S,
     HOLD_S_MAX,
     MANY,
@@ -145,6 +146,31 @@ def test_where_connections_are_opened_meanwhile_it_is_let_be_at_once() -> None:
     assert node.holding.hold_s
     node.goes_on(1, refused_per_s=2_000, answered_per_s=2_000, opened_per_s=OPENED_PER_S_MAX * 2)
     assert not node.holding.hold_s
+
+
+def test_a_trial_for_which_connections_are_opened_is_over_at_once() -> None:
+    node = Node()
+    while not node.holding.hold_s:
+        node.goes_on(0.01, refused_per_s=8_000, answered_per_s=1_000)
+    node.goes_on(0.12, refused_per_s=8_000, answered_per_s=1_000, opened_per_s=OPENED_PER_S_MAX * 4)
+    assert not node.holding.hold_s
+
+
+def pauses(node: Node, since_s: float) -> list[float]:
+    """Between one trial and the next."""
+    held = [at_s for at_s, hold_s in node.holds if hold_s and at_s >= since_s]
+    return [later - earlier for earlier, later in pairwise(held) if later - earlier > 0.5]
+
+
+def test_after_each_trial_in_vain_the_pause_is_longer_until_the_overload_is_over() -> None:
+    node = Node()
+    node.goes_on(70, refused_per_s=4_000, answered_per_s=500)
+    for pause_s, least_s in zip(pauses(node, 0), [AGAIN_S, 2 * AGAIN_S, AGAIN_S_MAX, AGAIN_S_MAX], strict=True):
+        assert least_s <= pause_s < least_s + 1.5 * WATCH_S
+    node.now_s += 2 * STALE_S
+    again_s = node.now_s
+    node.goes_on(16, refused_per_s=4_000, answered_per_s=500)
+    assert pauses(node, again_s)[0] < AGAIN_S + 1.5 * WATCH_S
 
 
 def test_where_the_longest_hold_is_not_enough_it_is_let_be() -> None:

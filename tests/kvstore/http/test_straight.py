@@ -140,6 +140,80 @@ async def test_plain_reads_and_writes_of_a_key_make_no_task(node: Node, request_
     assert made == []
 
 
+async def connect_with(node: Node, request: bytes) -> Stream:
+    """A connection with its first request in it before the node has taken it."""
+    client = socket.create_connection(("127.0.0.1", node.port))
+    client.sendall(request)
+    return await asyncio.open_connection(sock=client)
+
+
+async def test_nor_does_the_first_of_a_connection_where_its_head_is_known(node: Node) -> None:
+    warm = await connect(node)
+    await ask(warm, put(b"k", b"v"))
+    with tasks_made() as made:
+        stream = await connect_with(node, put(b"k", b"v"))
+        assert (await answer_of(stream))[0] == 200
+    assert [name for name in made if "handle_request" in name] == []
+    assert [(await ask(stream, request))[0] for request in (put(b"k", b"v"), GET, put(b"k", b"v"))] == [200] * 3
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_what_comes_behind_the_first_waits_for_it(node: Node, leaves: bool) -> None:
+    warm = await connect(node)
+    await ask(warm, put(b"k", b"v"))
+    arrived = len(node.backend.seen)
+    node.backend.gate = asyncio.Event()
+    stream = await connect_with(node, put(b"k", b"v"))
+    await node.backend.arrived(arrived + 1)
+    stream[1].write(GET + b"GET /livez" + VERSION + b"\r\n")
+    if leaves:
+        stream[1].transport.abort()
+        await until(lambda: connections(node) == 1)
+        go_on(node)
+        await until(lambda: in_flight(node) == 0)
+        return
+    await asyncio.sleep(0.05)
+    assert len(node.backend.seen) == arrived + 1
+    go_on(node)
+    assert [(await answer_of(stream))[0] for _ in range(3)] == [200] * 3
+
+
+class Wire(asyncio.Transport):
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None: ...
+
+
+async def test_nor_does_the_task_begin_the_second_when_it_has_its_first_turn(node: Node) -> None:
+    warm = await connect(node)
+    await ask(warm, put(b"k", b"v"))
+    arrived = len(node.backend.seen)
+    node.backend.gate = asyncio.Event()
+    assert node.server._listener is not None
+    one, wire = node.server._listener(), Wire()
+    one.connection_made(wire)
+    one.data_received(put(b"k", b"v"))
+    one.data_received(b"GET /livez" + VERSION + b"\r\n")
+    await node.backend.arrived(arrived + 1)
+    await asyncio.sleep(0.05)
+    assert wire.written == []
+    go_on(node)
+    await until(lambda: len(wire.written) >= 2)
+    assert b"ETag" in wire.written[0]
+    assert b"ETag" not in wire.written[1]
+    one.connection_lost(None)
+
+
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
