@@ -6,8 +6,8 @@ with nothing but refusing them. Held for a moment, each of them asks a few times
 But those who come at their own pace, as strangers do, come as often whatever others are told; to hold theirs would only
 make them open more connections. Which kind they are is found out: where there are several times as many refusals as
 answers, refusals are held on trial. Where fewer come then, holding goes on, for as long as there are too many; where
-not, or where connections are opened meanwhile, it ends, and is tried again some seconds later, after a longer time each
-time that it was in vain. Pure.
+not, the longest hold is tried, too: very many clients come often even so. Where that is in vain, or where connections
+are opened meanwhile, it ends, and is tried again some seconds later, after a longer time each time. Pure.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ SHARE = 2.0
 FREE_PER_S = 500.0
 """So many are none too many: they cost nobody anything."""
 TRIAL_HOLD_S = 0.2
-"""How long refusals are held on trial."""
-SKIPPED_S, COUNTED_S = 0.3, 0.4
-"""Of a trial: first come those who were refused before it."""
-HELPS = 0.5
+"""How long refusals are held on trial, at first."""
+SKIPPED_S = 0.1
+"""Of a trial, beside one hold: first come those who were refused before it."""
+COUNTED_HOLDS = 2
+"""So long is counted what comes: they come in waves."""
+HELPS = 0.6
 """Of the refusals before it, what may come in a trial that has shown that holding helps."""
 HOLD_S_MIN, HOLD_S_MAX = 0.01, 0.4
 """The longest is less than the patience of common clients by half."""
@@ -142,23 +144,28 @@ class Holding:
             return
         if self._sum.are_many(MANY) and now_s >= self._again_s:
             self._before_per_s = self._sum.refusals_per_s
-            self._enter(_Stage.TRIAL, TRIAL_HOLD_S)
-            self._sum.seconds = -SKIPPED_S
+            self._begin_trial(TRIAL_HOLD_S)
         else:
             self._enter(_Stage.AT_ONCE, 0.0)
+
+    def _begin_trial(self, hold_s: float) -> None:
+        self._enter(_Stage.TRIAL, hold_s)
+        self._sum.seconds = -(SKIPPED_S + hold_s)
 
     def _try(self, counts: _Counts, now_s: float) -> None:
         if self._sum.seconds < 0:
             self._sum.seconds = max(0.0, self._sum.seconds + counts.seconds)
             return
         self._sum.add(counts)
-        if self._sum.seconds < COUNTED_S:
+        if self._sum.seconds < COUNTED_HOLDS * self.hold_s:
             return
-        if self._sum.refusals_per_s > HELPS * self._before_per_s:
-            self._let_go(now_s)
-        else:
+        if self._sum.refusals_per_s <= HELPS * self._before_per_s:
             self._watch_s, self._pause_s = WATCH_AGAIN_S, AGAIN_S
-            self._enter(_Stage.HOLDING, TRIAL_HOLD_S)
+            self._enter(_Stage.HOLDING, self.hold_s)
+        elif self.hold_s < HOLD_S_MAX:
+            self._begin_trial(HOLD_S_MAX)
+        else:
+            self._let_go(now_s)
 
     def _adjust(self, counts: _Counts, now_s: float) -> None:
         are_many, was_longest = counts.are_many(SHARE), self.hold_s == HOLD_S_MAX
