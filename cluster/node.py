@@ -17,10 +17,10 @@ import structlog
 from cluster.ballot_clock import BallotClock
 from cluster.clock import Clock
 from cluster.coordination.coordinator import Coordinator
-from cluster.coordination.drive import Context
+from cluster.coordination.drive import BUDGET_SHARE, Context
 from cluster.coordination.reading.listing import Listing
 from cluster.coordination.writing.forwards import Forwards
-from cluster.coordination.writing.handover import BUDGET_SHARE, Handover
+from cluster.coordination.writing.handover import Handover
 from cluster.coordination.writing.merge_back import MergeBack
 from cluster.coordination.writing.primary import Primary
 from cluster.coordination.writing.weak_writing import WeakWriter

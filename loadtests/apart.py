@@ -6,6 +6,7 @@ is less left for the nodes than at the peak that they are held against.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -51,9 +52,14 @@ class Cores:
 
 def _keep(pid: int, cores: frozenset[int]) -> None:
     """A thread that starts meanwhile has its maker's cores, so the second look finds none that are wrong."""
-    while any(os.sched_getaffinity(thread) != cores for thread in _threads(pid)):
+    is_looking = True
+    while is_looking:
+        is_looking = False
         for thread in _threads(pid):
-            os.sched_setaffinity(thread, cores)
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                if os.sched_getaffinity(thread) != cores:
+                    os.sched_setaffinity(thread, cores)
+                    is_looking = True
 
 
 def _threads(pid: int) -> list[int]:

@@ -28,6 +28,8 @@ SWEEP_S = 0.02
 PATIENCE_S = 0.1
 """When a conversation stops waiting for a slow replica: far above a healthy answer, far below a timeout. Doubled each
 time, for a late answer to an old round is not heard: on a slow network no round would ever hear enough."""
+BUDGET_SHARE = 0.95
+"""Of the time left, what another node may use for it: its answer has to travel back, and says more than a timeout."""
 BACKOFF_S_MIN = 0.004
 BACKOFF_S_MAX = 0.25
 """Pause before another attempt, doubled each time, with jitter, so that two proposers don't duel for ever."""

@@ -7,7 +7,7 @@ Lost(sent=True): nobody knows. No request waits for a connection.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -112,6 +112,14 @@ class Dialler:
         connection = self._connection
         if connection is None or not connection.take(request, on_answer, encoded):
             asyncio.get_running_loop().call_soon(on_answer, self.peer.slot, LOST_UNSENT)
+
+    def send_many(self, forward: ForwardMany, on_answers: Sequence[OnAnswer]) -> None:
+        """The same with one on_answer for each of its puts."""
+        connection = self._connection
+        if connection is None or not connection.take_many(forward, on_answers):
+            loop = asyncio.get_running_loop()
+            for on_answer in on_answers:
+                loop.call_soon(on_answer, self.peer.slot, LOST_UNSENT)
 
     def dial_now(self) -> None:
         """The peer was just heard: don't wait out the pause before the next attempt."""
@@ -251,6 +259,16 @@ class _Connection(FramedConnection):
             self._outbox.put(self._next, encoded, len(encoded))
         return True
 
+    def take_many(self, forward: ForwardMany, on_answers: Sequence[OnAnswer]) -> bool:
+        """The same with one on_answer for each of its puts."""
+        if not self.is_ready or not self.is_writable or len(self._in_flight) >= IN_FLIGHT_MAX:
+            return False
+        first = self._next + 1
+        self._next += len(on_answers)
+        self._in_flight.update(enumerate(on_answers, first))
+        self._outbox.put(first, forward, _size(forward))
+        return True
+
     def _send(self, items: list[tuple[int, Request | Raw]]) -> None:
         sent_ms = int(self._dialler._clock.monotonic_s() * 1000)
         topology = self._dialler._topology()
@@ -280,9 +298,9 @@ def _size(request: Request) -> int:
     if type(request) is Glance:
         return MESSAGE_OVERHEAD_BYTES + sum(map(len, request.keys))
     if type(request) is PrepareMany:
-        return MESSAGE_OVERHEAD_BYTES * len(request.prepares)
+        return sum([MESSAGE_OVERHEAD_BYTES + len(prepare.key) for prepare in request.prepares])
     if type(request) is ForwardMany:
-        return sum([MESSAGE_OVERHEAD_BYTES + len(put.value or b"") for _, put in request.puts])
+        return sum([MESSAGE_OVERHEAD_BYTES + len(key) + len(put.value or b"") for key, put in request.puts])
     if type(request) is Forward:
         change = request.change
         value = change.record.value if isinstance(change, Merge) else getattr(change, "value", None)

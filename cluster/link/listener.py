@@ -39,7 +39,6 @@ from cluster.link.handshake import (
 from cluster.membership.topology import Topology, encode_topology
 from cluster.protocol.messages import (
     Forwarded,
-    ForwardedMany,
     Held,
     Promised,
     Reply,
@@ -49,6 +48,7 @@ from cluster.protocol.messages import (
     Unfit,
     WrongEpoch,
     is_harmless,
+    refuse,
 )
 from cluster.replica.replica import SCAN_VALUE_BYTES_MAX, Respond
 from cluster.tasks import safely
@@ -162,15 +162,15 @@ class _Connection(FramedConnection):
         topology = self._listener._topology()
         if (requests.epoch, requests.fingerprint) != (topology.epoch, topology.fingerprint):
             refusal = WrongEpoch(topology.epoch, encode_topology(topology))
-            for number, _ in requests.items:
-                self.respond(number, refusal)
+            for number, request in requests.items:
+                refuse(request, refusal, self.respond, number)
             return
         age_ms = self._age_ms(requests.sent_ms)
         on_request, why_refuse = self._listener._on_request, self._listener._why_refuse
         reason = why_refuse(self._peer) if why_refuse is not None else None
         for number, request in requests.items:
             if reason is not None and not is_harmless(request):
-                self.respond(number, Unfit(reason))
+                refuse(request, Unfit(reason), self.respond, number)
             else:
                 safely(on_request, request, age_ms, self.respond, number)
 
@@ -264,8 +264,6 @@ def _size(reply: Reply) -> int:
         return MESSAGE_OVERHEAD_BYTES + _value_bytes(reply.record)
     if type(reply) is Forwarded and type(reply.outcome) is Settled:
         return MESSAGE_OVERHEAD_BYTES + _value_bytes(reply.outcome.record)
-    if type(reply) is ForwardedMany:
-        return MESSAGE_OVERHEAD_BYTES * len(reply.outcomes)
     if type(reply) is WrongEpoch:
         return MESSAGE_OVERHEAD_BYTES + len(reply.topology)
     return SCAN_VALUE_BYTES_MAX if type(reply) is Scanned else MESSAGE_OVERHEAD_BYTES

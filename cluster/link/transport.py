@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from cluster.link.handshake import Identity
 from cluster.link.listener import Listener, OnRequest
 from cluster.membership.failure_detector import HEARTBEAT_INTERVAL_S, FailureDetector
 from cluster.membership.topology import Topology
-from cluster.protocol.messages import Request, Volley
+from cluster.protocol.messages import ForwardMany, Request, Volley
 from cluster.tasks import Tasks
 
 KEPT_BYTES_MAX = 128 * 1024
@@ -35,6 +35,10 @@ class Transport(Protocol):
 
     def send(self, slot: int, request: Request, on_answer: OnAnswer) -> None:
         """Sends the request to the node in that slot."""
+        ...
+
+    def send_many(self, slot: int, forward: ForwardMany, on_answers: Sequence[OnAnswer]) -> None:
+        """The same with one on_answer for each of its puts, to another node."""
         ...
 
     def is_alive(self, slot: int) -> bool:
@@ -126,6 +130,10 @@ class PeerTransport:
             self._diallers[slot].send(request, on_answer, self._encoded(request))
         else:
             self._diallers[slot].send(request, on_answer)
+
+    def send_many(self, slot: int, forward: ForwardMany, on_answers: Sequence[OnAnswer]) -> None:
+        """See Transport."""
+        self._diallers[slot].send_many(forward, on_answers)
 
     def _encoded(self, volley: Volley) -> Raw:
         """It goes to one peer after the other, and is encoded once."""

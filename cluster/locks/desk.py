@@ -18,8 +18,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from functools import partial
 
-from cluster.coordination.drive import Context
-from cluster.coordination.writing.handover import BUDGET_SHARE
+from cluster.coordination.drive import BUDGET_SHARE, Context
 from cluster.locks.lock_state import Wish
 from cluster.locks.outcomes import (
     AcquireOutcome,

@@ -117,24 +117,23 @@ class Admission:
         """One more is under way, or so many."""
         self.in_flight += count
 
-    def end(self, took_s: float, is_done: bool, is_late: bool = False, count: int = 1) -> None:
-        """One is over, or so many are. is_done: as it should be; what failed may have waited for something else than
-        its turn.
+    def end(self, took_s: float, is_done: bool, is_late: bool = False) -> None:
+        """One is over. is_done: as it should be; what failed may have waited for something else than its turn.
 
         is_late: it failed because its time was up. Were those left out, the others, who all made it, would always seem
         to show that there is time enough. But it may have hung on a dead peer, so it counts for no more than the
         target, and can't make a standing queue; and for nothing where there is no queue at all.
         """
-        self.in_flight -= count
+        self.in_flight -= 1
         if is_late and self.in_flight >= FEW:
-            self._count += count
-            self._total_s += count * min(took_s, self._target_s)
+            self._count += 1
+            self._total_s += min(took_s, self._target_s)
         elif is_done:
             if took_s >= SHORTEST_S:
-                self._count += count
-                self._total_s += count * took_s
+                self._count += 1
+                self._total_s += took_s
             else:
-                self._quick += count
+                self._quick += 1
 
     def expected_s(self) -> float:
         """How long one that begins now will take; 0 where nothing is known."""

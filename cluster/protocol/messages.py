@@ -6,6 +6,7 @@ the sender acts under stands once in each frame and holds for every message in i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -159,12 +160,6 @@ class Forwarded(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=27):
     outcome: Outcome
 
 
-class ForwardedMany(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=40):
-    """How the puts of a ForwardMany ended, in their order; told once all of them have."""
-
-    outcomes: list[Outcome]
-
-
 class Scanned(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=28):
     """A replica's keys in byte order; `complete` is False when it has more behind the last."""
 
@@ -264,9 +259,10 @@ class Forward(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
 
 
 class ForwardMany(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
-    """Be the proposer of these puts: those of one batch that have this primary. For the rest like Forward."""
+    """Be the proposer of these puts: those of one batch that have this primary. Each is answered like a Forward of its
+    own, when it has ended: the first under the number of this message, the others under those that follow it."""
 
-    grant: ClassVar[type] = ForwardedMany
+    grant: ClassVar[type] = Forwarded
     puts: list[tuple[Key, Put]]
     needed: int
     budget_ms: int
@@ -338,7 +334,6 @@ Reply = (
     | Unfit
     | WrongEpoch
     | Forwarded
-    | ForwardedMany
     | Scanned
     | Alive
     | RootsCompared
@@ -358,6 +353,17 @@ Reply = (
 Answer = Reply | Lost
 """What the asking side gets: a reply, or the news that none will come."""
 ReplicaRequest = Read | Prepare | Accept
+
+
+def parts_of(request: Request) -> int:
+    """How many answers it gets, under as many numbers."""
+    return len(request.puts) if type(request) is ForwardMany else 1
+
+
+def refuse(request: Request, reply: Reply, respond: Callable[[int, Reply], None], token: int) -> None:
+    """Answers all of its parts with this."""
+    for part in range(parts_of(request)):
+        respond(token + part, reply)
 
 
 def is_harmless(request: Request) -> bool:

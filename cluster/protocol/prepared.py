@@ -57,10 +57,6 @@ class PreparedBallots:
                 del self._ballots[oldest]
         self._ballots[key] = (ballot, base.ballot, digest_of(base.fences))
 
-    def has(self, key: bytes) -> bool:
-        """Whether there is one; it may turn out that it is not worth trying."""
-        return key in self._ballots
-
     def take(self, key: bytes) -> Prepared | None:
         """The prepared ballot, gone from here; None if there is none or it is not worth trying."""
         found = self._ballots.pop(key, None)

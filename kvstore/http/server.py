@@ -33,8 +33,9 @@ from kvstore.metrics import Metrics
 
 BODY_S = 30.0
 """How long a body may take to arrive: 16 MiB at half a megabyte a second."""
-FILES_KEPT_FREE = 128
-"""Of what the process may open: for the database, peers and logs, so that clients can't take the last one."""
+FILES_KEPT_FREE = 192
+"""Of what the process may open: for the database, peers, logs and the entrance, so that clients can't take the last
+one."""
 KIND = ("kind",)
 """The label of what is told for each kind of request."""
 CLOSE_S = 1.0

@@ -24,7 +24,7 @@ from cluster.link.transport import PeerTransport
 from cluster.membership.membership import Membership
 from cluster.membership.topology import Topology, decode_topology, encode_topology, form
 from cluster.node import ClusterNode, version_of
-from cluster.protocol.messages import Heartbeat, Request, Unfit
+from cluster.protocol.messages import Heartbeat, Request, Unfit, refuse
 from cluster.repair.amnesia.verification import RECOVERY
 from cluster.replica.replica import Respond
 from cluster.requests import (
@@ -262,7 +262,7 @@ class Node:
         if self._membership.is_formed or isinstance(request, Heartbeat):
             self._cluster.on_request(request, age_ms, respond, token)
         else:
-            respond(token, Unfit("this node's topology is still forming"))
+            refuse(request, Unfit("this node's topology is still forming"), respond, token)
 
     def _why_refuse(self, name: str) -> str | None:
         member = self._membership.topology.by_name.get(name)

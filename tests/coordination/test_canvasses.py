@@ -8,10 +8,12 @@ from collections.abc import Iterable
 import pytest
 
 from cluster.coordination.writing import canvass
+from cluster.coordination.writing.primary import _Proposal
 from cluster.levels import Level
 from cluster.membership.fitness import Bar
 from cluster.protocol.changes import Put
 from cluster.protocol.messages import Accept, Prepare, PrepareMany, PromisedMany, Read, Volley
+from cluster.protocol.prepared import PREPARED_MS_MAX
 from cluster.requests import Condition, ConditionKind, Fence, Found, Unavailable, Unknown, WriteOutcome, Written
 from storage.ballot import NONE
 from tests.coordination.overheard import Said, accepts, watch
@@ -265,3 +267,40 @@ async def test_those_that_wait_behind_a_first_write_take_their_turns() -> None:
     assert versions == sorted(versions)
     assert NONE not in versions
     assert b"99" in cluster.values_on_disk(key)
+
+
+async def test_ballots_that_are_too_old_are_asked_for_anew_together() -> None:
+    cluster = await form_cluster()
+    keys = keys_of(cluster, 10)
+    await put_all(cluster, keys, b"before")
+    await asyncio.sleep(PREPARED_MS_MAX / 1000 + 1)
+    said = watch(cluster)
+    assert all(isinstance(outcome, Written) for outcome in await put_all(cluster, keys, b"after"))
+    assert kinds(said) == ONE_OF_EACH
+
+
+async def test_so_are_those_that_a_weak_write_went_over() -> None:
+    cluster = await form_cluster()
+    keys = keys_of(cluster, 10)
+    await put_all(cluster, keys, b"strong")
+    await put_all(cluster, keys, b"weak", at=1, level=Level.WEAK)
+    await asyncio.sleep(TURN_S)
+    said = watch(cluster)
+    assert all(isinstance(outcome, Written) for outcome in await put_all(cluster, keys, b"after"))
+    assert kinds(said) == ONE_OF_EACH
+
+
+async def test_one_that_fails_at_the_beginning_keeps_none_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = await form_cluster()
+    first, *others = keys_of(cluster, 5)
+    too_few = _Proposal.too_few
+
+    def fail(self: _Proposal, alive: list[int]) -> bool:
+        if self.key == first:
+            raise RuntimeError("this one fails")
+        return too_few(self, alive)
+
+    monkeypatch.setattr(_Proposal, "too_few", fail)
+    loop = asyncio.get_running_loop()
+    cluster.nodes[0].primary.submit(first, Put(b"first", ""), 2, loop.time() + 1, lambda outcome: None)
+    assert all(isinstance(outcome, Written) for outcome in await put_all(cluster, others, b"first"))

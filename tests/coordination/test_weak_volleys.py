@@ -229,3 +229,42 @@ async def test_it_is_read_back_at_once_where_it_was_written() -> None:
         assert isinstance(found, Found)
         assert found.record is not None
         assert found.record.value == b"new"
+
+
+@pytest.mark.parametrize("fate", [Fate.UNSENT, Fate.LOST])
+@pytest.mark.parametrize("needed", [1, 2])
+async def test_a_home_replica_that_was_lost_under_way_is_left_a_hint(fate: Fate, needed: int) -> None:
+    """It still counted as alive when the volley went out, and nobody will send it again."""
+    cluster = await known()
+    cluster.network.treat(fate, Accept, target=2)
+    outcomes = await put_all(cluster, needed=needed)
+    assert all(isinstance(outcome, Written) and outcome.hinted for outcome in outcomes)
+    cluster.network.heal()
+    await asyncio.sleep(30)
+    assert all(cluster.values_on_disk(key) == [b"new"] * 3 for key in KEYS)
+
+
+@pytest.mark.parametrize("fate", [Fate.UNSENT, Fate.LOST])
+async def test_where_one_was_lost_and_another_is_silent_it_asks_again(fate: Fate) -> None:
+    """One could not be reached for a moment, and another is paused: it hung until its deadline, with two well."""
+    cluster = await known()
+    cluster.network.treat(Fate.SILENT, Accept, target=2)
+    cluster.network.treat(fate, Accept, target=1)
+    rule = cluster.network.rules[-1]
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    loop.call_later(0.01, lambda: cluster.network.rules.remove(rule))
+    outcome = await cluster.put(0, KEYS[0], b"new", level=Level.WEAK, needed=2, timeout_s=2)
+    assert isinstance(outcome, Written)
+    assert loop.time() - began_s < 0.5
+
+
+async def test_where_nobody_is_left_at_the_end_of_the_turn_nothing_is_sent() -> None:
+    """And what was not sent is not called unknown."""
+    cluster = await known()
+    work = asyncio.create_task(cluster.put(0, KEYS[0], b"new", level=Level.WEAK, needed=2, timeout_s=0.5))
+    asyncio.get_running_loop().call_soon(lambda: [cluster.network.cut_off(slot) for slot in (1, 2)])
+    outcome = await work
+    assert isinstance(outcome, Unavailable | Unknown)
+    await asyncio.sleep(1)
+    assert cluster.values_on_disk(KEYS[0])[1:] == [b"before"] * 2

@@ -11,7 +11,7 @@ check that on every call.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from random import Random
@@ -26,6 +26,7 @@ from cluster.membership.topology import Topology, form
 from cluster.node import ClusterNode
 from cluster.protocol.messages import (
     Accept,
+    ForwardMany,
     Glance,
     Lost,
     Prepare,
@@ -156,28 +157,37 @@ class FakeTransport:
         return slot == self._slot or slot not in self._network.down
 
     def send(self, slot: int, request: Request, on_answer: OnAnswer) -> None:
-        node, loop = self._network.nodes[slot], asyncio.get_running_loop()
         if slot == self._slot:
-            node.on_request(request, 0, on_answer, slot)
-            return
+            self._network.nodes[slot].on_request(request, 0, on_answer, slot)
+        else:
+            self._send(slot, request, [on_answer])
+
+    def send_many(self, slot: int, forward: ForwardMany, on_answers: Sequence[OnAnswer]) -> None:
+        self._send(slot, forward, on_answers)
+
+    def _send(self, slot: int, request: Request, on_answers: Sequence[OnAnswer]) -> None:
+        """on_answers: of each of its parts."""
+        node, loop = self._network.nodes[slot], asyncio.get_running_loop()
         rule = self._network.rule_for(self._slot, slot, request)
         if rule.then is not None:
             rule.then()
         if rule.fate in (Fate.UNSENT, Fate.LOST):
-            loop.call_soon(on_answer, slot, Lost(sent=rule.fate is Fate.LOST))
+            for on_answer in on_answers:
+                loop.call_soon(on_answer, slot, Lost(sent=rule.fate is Fate.LOST))
         elif (reason := node.why_refuse(self._slot)) is not None and not is_harmless(request):
-            loop.call_soon(on_answer, slot, Unfit(reason))
+            for on_answer in on_answers:
+                loop.call_soon(on_answer, slot, Unfit(reason))
         elif rule.fate is not Fate.SILENT:
 
-            def respond(_: int, reply: Reply) -> None:
+            def respond(part: int, reply: Reply) -> None:
                 if rule.fate is Fate.ANSWER_LOST:
-                    loop.call_later(rule.answer_after_s, on_answer, slot, Lost(sent=True))
+                    loop.call_later(rule.answer_after_s, on_answers[part], slot, Lost(sent=True))
                 else:
-                    loop.call_later(rule.answer_after_s, arrive, node.recollection.mark(), reply)
+                    loop.call_later(rule.answer_after_s, arrive, node.recollection.mark(), part, reply)
 
-            def arrive(mark: tuple[int, int], reply: Reply) -> None:
+            def arrive(mark: tuple[int, int], part: int, reply: Reply) -> None:
                 self._network.nodes[self._slot].recollection.heard(slot, *mark)
-                on_answer(slot, reply)
+                on_answers[part](slot, reply)
 
             loop.call_soon(node.on_request, request, 0, respond, 0)
 

@@ -58,7 +58,7 @@ class First(Straight):
 
     def run(self) -> Steps:
         change = self.change
-        if not self.is_first or not self.is_plain_put(change) or self._prepared.has(self.key):
+        if not self.is_first or not self.is_plain_put(change) or self.key in self._prepared._ballots:
             self.is_first = False
             return (yield from super().run())
         self.is_first = False

@@ -18,7 +18,8 @@ from unittest.mock import patch
 
 from cluster.ballot_clock import BallotClock
 from cluster.coordination.coordinator import _Reading
-from cluster.coordination.writing.handover import _Handing, _HandingMany
+from cluster.coordination.writing.handing_many import HandingMany
+from cluster.coordination.writing.handover import _Handing
 from cluster.coordination.writing.primary import Primary, _Proposal
 from cluster.locks.lock_state import LockState, acquired, released
 from cluster.protocol.acceptor import Acceptor, newest
@@ -208,16 +209,15 @@ def _silence_is_no(self: _Handing) -> Any:
     return Unavailable(self._needed, 0, ())
 
 
-def _offer_all_again(self: _HandingMany, slot: int, answer: Answer) -> None:
-    _answered(self, slot, Lost(sent=False) if isinstance(answer, Lost) else answer)
+def _offer_all_again(self: HandingMany, place: int, slot: int, answer: Answer) -> None:
+    _answered(self, place, slot, Lost(sent=False) if isinstance(answer, Lost) else answer)
 
 
-_answered = _HandingMany._answered
+_answered = HandingMany._answered
 
 
-def _silence_is_no_to_all(self: _HandingMany) -> None:
-    for place in self._places:
-        self._on_outcome(place, Unavailable(self._needed, 0, ()))
+def _silence_is_no_to_all(self: HandingMany, place: int) -> None:
+    self._on_outcome(place, Unavailable(self._needed, 0, ()))
 
 
 # -- locks -------------------------------------------------------------------------------------------------------
@@ -357,14 +357,14 @@ FAULTS = (
         "batch-handed-over-twice",
         "puts of a batch that were handed to a primary are handed to nobody else",
         "they are applied twice",
-        lambda: [patch.object(_HandingMany, "_answered", _offer_all_again)],
+        lambda: [patch.object(HandingMany, "_answered", _offer_all_again)],
         replace(PARTED, lost=0.05, broken=0.02, batches=0.5),
     ),
     Fault(
         "silence-taken-for-a-no-to-a-batch",
         "a primary that does not answer may have applied the puts of a batch",
         "a write is called not applied, and seen",
-        lambda: [patch.object(_HandingMany, "_nobody_knows", _silence_is_no_to_all)],
+        lambda: [patch.object(HandingMany, "_nobody_knows", _silence_is_no_to_all)],
         replace(PARTED, batches=0.5),
     ),
     Fault(

@@ -15,7 +15,7 @@ for what never left. What a TCP connection does when packets are lost is a delay
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ from cluster.membership.topology import Topology
 from cluster.node import ClusterNode
 from cluster.protocol.messages import (
     Accept,
+    ForwardMany,
     Glance,
     Prepare,
     PrepareMany,
@@ -37,6 +38,8 @@ from cluster.protocol.messages import (
     Unfit,
     Volley,
     is_harmless,
+    parts_of,
+    refuse,
 )
 from cluster.tasks import safely
 from tests.simulation.loop import Life, SimulationLoop
@@ -164,9 +167,19 @@ class Connection:
         """Queues the request; all that is queued in one turn leaves together."""
         self._numbers += 1
         self._in_flight[self._numbers] = on_answer
+        self._queue(self._numbers, request)
+
+    def send_many(self, forward: ForwardMany, on_answers: Sequence[OnAnswer]) -> None:
+        """The same with one on_answer for each of its puts."""
+        first = self._numbers + 1
+        self._numbers += len(on_answers)
+        self._in_flight.update(enumerate(on_answers, first))
+        self._queue(first, forward)
+
+    def _queue(self, number: int, request: Request) -> None:
         if not self._requests:
             self._network.loop.call_soon(self._flush_requests)
-        self._requests.append((self._numbers, request))
+        self._requests.append((number, request))
 
     def _flush_requests(self) -> None:
         items, self._requests = self._requests, []
@@ -182,7 +195,7 @@ class Connection:
         frame = encode(Requests(topology.epoch, topology.fingerprint, sent_ms, items))
         weather, random = network.weather, network.random
         if weather.lost and random.random() < weather.lost:
-            self._lose([number for number, _ in items])
+            self._lose([number + part for number, request in items for part in range(parts_of(request))])
             return
         if weather.broken and random.random() < weather.broken:
             network.loop.call_later(random.random() * 0.05, self.end)
@@ -242,7 +255,7 @@ class Connection:
         reason = node.why_refuse(source)
         for number, request in requests.items:
             if reason is not None and not is_harmless(request):
-                self._respond(number, Unfit(reason))
+                refuse(request, Unfit(reason), self._respond, number)
             else:
                 safely(node.on_request, request, age_ms, self._respond, number)
 
@@ -305,6 +318,14 @@ class SimulatedTransport:
         elif (connection := self._connections.get(slot)) is not None:
             connection.send(request, on_answer)
         else:
+            self._network.loop.call_soon(on_answer, slot, LOST_UNSENT)
+
+    def send_many(self, slot: int, forward: ForwardMany, on_answers: Sequence[OnAnswer]) -> None:
+        """See Transport."""
+        if (connection := self._connections.get(slot)) is not None:
+            connection.send_many(forward, on_answers)
+            return
+        for on_answer in on_answers:
             self._network.loop.call_soon(on_answer, slot, LOST_UNSENT)
 
     # -- dialling ----------------------------------------------------------------------------------------------

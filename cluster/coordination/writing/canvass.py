@@ -26,10 +26,6 @@ TOGETHER_MAX = 512
 class Candidate(Member, Protocol):
     """One put that has no prepared ballot: see primary.py."""
 
-    def too_few(self, alive: list[int]) -> bool:
-        """Whether it needs more replicas than these; then that is its answer."""
-        ...
-
     def promised(self, ballot: int) -> None:
         """A majority has promised it, and holds nothing that bears fences."""
         ...
@@ -52,10 +48,9 @@ class Canvasses:
 
     def _begin(self, candidates: list[Candidate], slots: tuple[int, ...], topology: Topology, quorum: int) -> None:
         alive = self._context.roster.writable(slots)
-        asking = [candidate for candidate in candidates if not candidate.too_few(alive)]
-        for first in range(0, len(asking), TOGETHER_MAX):
+        for first in range(0, len(candidates), TOGETHER_MAX):
             canvass = _Canvass(self._context, alive, topology, quorum)
-            for candidate in asking[first : first + TOGETHER_MAX]:
+            for candidate in candidates[first : first + TOGETHER_MAX]:
                 canvass.add(candidate, self._context.ballots.tick())
             safely(canvass.begin)
 
@@ -86,6 +81,11 @@ class _Canvass(SharedRound[Candidate]):
         """See SharedRound."""
         member.converse()
 
+    def end(self) -> None:
+        """See SharedRound. A slow replica's answer is still waited for elsewhere, and holds on to this."""
+        super().end()
+        self._prepares = []
+
     def overdue(self, place: int, member: Candidate) -> None:
         """See SharedRound."""
-        member.unpromised(len(self.granted_by(place)))
+        member.unpromised(len(self.votes(place).slots))

@@ -14,7 +14,7 @@ from cluster.coordination.writing.primary import Primary
 from cluster.membership.fitness import Fitness
 from cluster.membership.topology import Topology
 from cluster.pressure.admission import Admission
-from cluster.protocol.messages import Forward, Forwarded, ForwardedMany, ForwardMany, Outcome, Unfit
+from cluster.protocol.messages import Forward, Forwarded, ForwardMany, Outcome, Reply, Unfit, refuse
 from cluster.replica.replica import Respond
 from cluster.requests import Overloaded, Unknown, Written
 
@@ -41,28 +41,29 @@ class Forwards:
             respond(token, Forwarded(refusal))
             return
         admission.begin()
-
-        def ended(outcome: Outcome) -> None:
-            kind = type(outcome)
-            admission.end(self._now_s() - began_s, kind is Written, is_late=kind is Unknown)
-            respond(token, Forwarded(outcome))
-
+        ended = partial(self._ended, began_s, respond, token)
         self._primary.submit(forward.key, forward.change, forward.needed, began_s + left_s, ended)
 
     def handle_many(self, forward: ForwardMany, age_ms: int, respond: Respond, token: int) -> None:
-        """Proposes each of the puts for itself; all are answered together."""
-        left_s = (forward.budget_ms - age_ms) / 1000
+        """Proposes each of the puts for itself, and answers each when it has ended."""
+        left_s, count = (forward.budget_ms - age_ms) / 1000, len(forward.puts)
         reason = self._why_not(left_s, [key for key, _ in forward.puts])
-        if reason is not None:
-            respond(token, Unfit(reason))
+        began_s = self._now_s()
+        refusal: Reply | None = Unfit(reason) if reason is not None else None
+        if refusal is None and (overloaded := self._too_late(began_s, left_s, count)) is not None:
+            refusal = Forwarded(overloaded)
+        if refusal is not None:
+            refuse(forward, refusal, respond, token)
             return
-        began_s, submit, needed = self._now_s(), self._primary.submit, forward.needed
-        if (refusal := self._too_late(began_s, left_s, len(forward.puts))) is not None:
-            respond(token, ForwardedMany([refusal] * len(forward.puts)))
-            return
-        many = _Many(self, began_s, len(forward.puts), respond, token)
+        self.admission.begin(count)
+        submit, needed = self._primary.submit, forward.needed
         for place, (key, put) in enumerate(forward.puts):
-            submit(key, put, needed, began_s + left_s, partial(many.ended, place))
+            submit(key, put, needed, began_s + left_s, partial(self._ended, began_s, respond, token + place))
+
+    def _ended(self, began_s: float, respond: Respond, token: int, outcome: Outcome) -> None:
+        kind = type(outcome)
+        self.admission.end(self._now_s() - began_s, kind is Written, is_late=kind is Unknown)
+        respond(token, Forwarded(outcome))
 
     def _why_not(self, left_s: float, keys: Iterable[bytes]) -> str | None:
         if left_s <= 0:
@@ -70,8 +71,9 @@ class Forwards:
         reason = self._fitness.why_no_writes() if self._fitness.bars else None
         if reason is None:
             replicas_of = self._topology().replicas_of
-            if any(self._own_slot not in replicas_of(key) for key in keys):
-                reason = "this node holds no replica of the key"
+            for key in keys:
+                if self._own_slot not in replicas_of(key):
+                    return "this node holds no replica of the key"
         return reason
 
     def _too_late(self, now_s: float, left_s: float, count: int) -> Overloaded | None:
@@ -80,29 +82,3 @@ class Forwards:
             return None
         self.admission.refused += count
         return Overloaded(self.admission.expected_s())
-
-
-class _Many:
-    """Those that came together, until all of them have ended."""
-
-    __slots__ = ("_began_s", "_forwards", "_left", "_outcomes", "_respond", "_token")
-
-    def __init__(self, forwards: Forwards, began_s: float, count: int, respond: Respond, token: int) -> None:
-        self._forwards, self._began_s, self._respond, self._token = forwards, began_s, respond, token
-        self._outcomes: list[Outcome] = [Overloaded(0.0)] * count
-        self._left = count
-        forwards.admission.begin(count)
-
-    def ended(self, place: int, outcome: Outcome) -> None:
-        """That one has; called once for each."""
-        self._outcomes[place] = outcome
-        self._left -= 1
-        if self._left:
-            return
-        kinds = list(map(type, self._outcomes))
-        took_s, end = self._forwards._now_s() - self._began_s, self._forwards.admission.end
-        done, late = kinds.count(Written), kinds.count(Unknown)
-        end(took_s, True, count=done)
-        end(took_s, False, is_late=True, count=late)
-        end(took_s, False, count=len(kinds) - done - late)
-        self._respond(self._token, ForwardedMany(self._outcomes))

@@ -6,26 +6,20 @@ paused primary that wakes up would apply it a second time. What surely was not s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
-from cluster.coordination.drive import Context
+from cluster.coordination.drive import BUDGET_SHARE, Context
+from cluster.coordination.writing.handing_many import HandingMany, OnOutcomeOf, Writes
 from cluster.coordination.writing.primary import OnOutcome, Primary
 from cluster.membership.topology import Topology
-from cluster.protocol.changes import Change, Merge, Put
-from cluster.protocol.messages import Answer, Forward, Forwarded, ForwardedMany, ForwardMany, Lost, Outcome
+from cluster.protocol.changes import Change, Merge
+from cluster.protocol.messages import Answer, Forward, Forwarded, Lost, Outcome
 from cluster.requests import Unavailable, Unknown
 from cluster.tasks import safely
 
-BUDGET_SHARE = 0.95
-"""Of the time left, what the primary may use: its answer has to travel back, and says more than a timeout."""
-
 TOGETHER_BYTES_MAX = 16 * 1024
-"""A larger value is handed over by itself: what comes together is answered together."""
-
-Writes = Sequence[tuple[bytes, Put]]
-OnOutcomeOf = Callable[[int, Outcome], None]
-"""(place, outcome)"""
+"""A larger value is handed over by itself, so that the others do not wait for its bytes."""
 
 
 class Handover:
@@ -74,7 +68,8 @@ class Handover:
                 places_of.setdefault(primary, []).append(place)
         for primary, places in places_of.items():
             self.handed_over += len(places)
-            _HandingMany(self, [puts[place] for place in places], places, needed, deadline_s, on_outcome).offer(primary)
+            handing = HandingMany(self._context, puts, places, needed, deadline_s, on_outcome, self.offer_to_others)
+            handing.offer(primary)
 
     def offer_to_others(
         self, key: bytes, change: Change, needed: int, deadline_s: float, on_outcome: OnOutcome, but: int
@@ -167,68 +162,3 @@ class _Handing:
     def _nobody_knows(self) -> Unknown:
         origin = self._change.record.origin if isinstance(self._change, Merge) else None
         return Unknown(self._needed, 0, (), origin)
-
-
-class _HandingMany:
-    """The puts of one batch that have one primary, offered to it together. Those that it did not take go on alone."""
-
-    __slots__ = (
-        "_handover",
-        "_is_over",
-        "_needed",
-        "_on_outcome",
-        "_places",
-        "_puts",
-        "deadline_s",
-        "patience_s",
-    )
-
-    def __init__(
-        self,
-        handover: Handover,
-        puts: Writes,
-        places: Sequence[int],
-        needed: int,
-        deadline_s: float,
-        on_outcome: OnOutcomeOf,
-    ) -> None:
-        self._handover, self._puts, self._places, self._needed = handover, puts, places, needed
-        self._on_outcome = on_outcome
-        self.deadline_s, self.patience_s = deadline_s, float("inf")
-        self._is_over = False
-
-    def offer(self, primary: int) -> None:
-        """Sends them."""
-        context = self._handover._context
-        context.sweeper.add(self)
-        budget_s = self.deadline_s - context.clock.monotonic_s()
-        forward = ForwardMany(list(self._puts), self._needed, int(budget_s * BUDGET_SHARE * 1000))
-        context.transport.send(primary, forward, self._answered)
-
-    def expire(self) -> None:
-        """They were handed over and nothing came back in time."""
-        self._is_over = True
-        self._nobody_knows()
-
-    def hurry(self) -> None:
-        """Nobody else may be asked."""
-
-    def _answered(self, slot: int, answer: Answer) -> None:
-        if self._is_over:
-            return
-        self._is_over = True
-        self._handover._context.sweeper.discard(self)
-        if type(answer) is ForwardedMany and len(answer.outcomes) == len(self._places):
-            for place, outcome in zip(self._places, answer.outcomes, strict=True):
-                safely(self._on_outcome, place, outcome)
-        elif type(answer) is ForwardedMany or (type(answer) is Lost and answer.sent):
-            self._nobody_knows()
-        else:  # not sent, or refused before anything was done with it
-            for place, (key, put) in zip(self._places, self._puts, strict=True):
-                on_outcome = partial(self._on_outcome, place)
-                self._handover.offer_to_others(key, put, self._needed, self.deadline_s, on_outcome, but=slot)
-
-    def _nobody_knows(self) -> None:
-        unknown = Unknown(self._needed, 0, (), None)
-        for place in self._places:
-            safely(self._on_outcome, place, unknown)

@@ -18,6 +18,7 @@ import msgspec
 
 from cluster.coordination.drive import Context, Drive
 from cluster.coordination.writing.canvass import Canvasses
+from cluster.coordination.writing.shared_round import Votes
 from cluster.coordination.writing.together import ROOM, is_plain_put, outcome_of_earlier, run_behind
 from cluster.coordination.writing.volley import Volleys
 from cluster.membership.topology import Topology
@@ -111,6 +112,7 @@ class _Proposal:
     __slots__ = (
         "_along",
         "_ballot",
+        "_is_canvassed",
         "_on_outcome",
         "_primary",
         "_proposer",
@@ -134,6 +136,8 @@ class _Proposal:
         """Those behind it that go with it; then its change is the last one's."""
         self._ballot = NONE
         """Promised by a majority to this change, and not yet used."""
+        self._is_canvassed = False
+        """Whether promises were asked for together with others."""
         self.topology = primary._topology()
         self.deadline_s, self.patience_s = deadline_s, float("inf")
         self.is_over = False
@@ -147,11 +151,7 @@ class _Proposal:
 
     def start(self) -> None:
         """Its turn has come."""
-        primary = self._primary
-        if is_plain_put(self.change) and not primary._prepared.has(self.key):
-            primary._canvasses.add(self)
-        else:
-            primary._volleys.add(self)
+        self._primary._volleys.add(self)
 
     @property
     def quorum(self) -> int:
@@ -218,6 +218,10 @@ class _Proposal:
     def converse(self, begun: Accept | None = None) -> None:
         """Proposes it with all that may happen on the way. begun: the accept that was sent already."""
         primary = self._primary
+        if begun is None and not self._is_canvassed and is_plain_put(self.change):
+            self._is_canvassed = True
+            primary._canvasses.add(self)
+            return
         self._proposer = Proposer(
             self.key,
             self.change,
@@ -230,9 +234,9 @@ class _Proposal:
         steps = self._proposer.run() if begun is None else self._proposer.carry_on(begun)
         self._drive(steps, self._decided, self._undecided)
 
-    def chosen(self, accept: Accept, slots: tuple[int, ...], names: tuple[str, ...], is_prepared: bool) -> None:
+    def chosen(self, accept: Accept, votes: Votes, is_prepared: bool) -> None:
         """A majority took it with the first message."""
-        record = accept.record
+        record, (slots, names, _) = accept.record, votes
         if is_prepared:
             self._primary._prepared.put(self.key, accept.next_ballot, record)
         if len(slots) < self.needed or isinstance(self.change, Compute):
@@ -240,9 +244,9 @@ class _Proposal:
         else:
             self._release_and_answer(Written(record.origin, len(names), names))
 
-    def doubtful(self, accept: Accept, slots: tuple[int, ...]) -> None:
+    def doubtful(self, accept: Accept, votes: Votes) -> None:
         """Its time ran out while replicas were asked with the first message."""
-        self._release_and_answer(Unknown(self.needed, len(slots), (), accept.record.origin))
+        self._release_and_answer(Unknown(self.needed, len(votes.slots), (), accept.record.origin))
 
     def _decided(self, end: Chosen | Refuted | Uncertain) -> None:
         names = self.topology.names(end.slots)

@@ -7,16 +7,24 @@ the key has a conversation of its own: nothing here has to understand what went 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from cluster.coordination.drive import Context
 from cluster.membership.topology import Topology
-from cluster.protocol.messages import Answer, PromisedMany, Request, Taken
+from cluster.protocol.messages import Answer, Lost, PromisedMany, Request, Taken
 from cluster.tasks import safely
 
 PATIENCE_S = 0.05
-"""How long what one replica left out waits for the others: they answer in a fraction of that, or not soon."""
+"""How long what one replica did not grant waits for the others: they answer in a fraction of that, or not soon."""
+
+
+class Votes(NamedTuple):
+    """Who has granted something, and from whom no answer will come."""
+
+    slots: tuple[int, ...]
+    names: tuple[str, ...]
+    lost: tuple[int, ...]
 
 
 class Member(Protocol):
@@ -72,6 +80,7 @@ class SharedRound(Generic[MemberType]):
         "_granted_by",
         "_is_over",
         "_left_by",
+        "_lost",
         "_members",
         "_outstanding",
         "_quorum",
@@ -84,6 +93,8 @@ class SharedRound(Generic[MemberType]):
         self._context, self._asked, self._topology, self._quorum = context, asked, topology, quorum
         self._members: dict[int, MemberType] = {}
         """By place, those that are neither decided nor left."""
+        self._lost: list[int] = []
+        """From whom no answer will come."""
         self._granted_by: list[int] = []
         """Who has answered and granted all but what it left out."""
         self._left_by: dict[int, list[int]] = {}
@@ -91,6 +102,10 @@ class SharedRound(Generic[MemberType]):
         self._outstanding = len(asked)
         self._is_over = False
         self.deadline_s = self.patience_s = float("inf")
+
+    hedges = False
+    """Whether members have conversations that do without slow replicas: then they don't wait here for these either,
+    once somebody has not granted what was asked."""
 
     # -- what a subclass brings --------------------------------------------------------------------------------------
 
@@ -104,6 +119,11 @@ class SharedRound(Generic[MemberType]):
     def decided(self, place: int, member: MemberType) -> None:
         """A quorum has granted this one."""
         raise NotImplementedError
+
+    def all_decided(self, members: Mapping[int, MemberType]) -> None:
+        """A quorum has granted all of these; nobody left any of them out."""
+        for place, member in members.items():
+            safely(self.decided, place, member)
 
     def left(self, place: int, member: MemberType) -> None:
         """This one goes its own way."""
@@ -145,15 +165,22 @@ class SharedRound(Generic[MemberType]):
             for place in answer.left:
                 self._left_by.setdefault(place, []).append(slot)
             self.noted(answer)
+        elif type(answer) is Lost:
+            self._lost.append(slot)
         granted = len(self._granted_by)
         if self._left_by or granted + self._outstanding < self._quorum:
             self._count_each()
         elif granted == self._quorum:
             members, self._members = self._members, {}
-            for place, member in members.items():
-                safely(self.decided, place, member)
+            self.all_decided(members)
         if not self._members:
             self.end()
+        elif self.patience_s == float("inf") and (self._left_by or self._is_hedging):
+            self.patience_s = self._context.clock.monotonic_s() + PATIENCE_S
+
+    @property
+    def _is_hedging(self) -> bool:
+        return self.hedges and len(self._granted_by) + self._outstanding < len(self._asked)
 
     def _count_each(self) -> None:
         granted = len(self._granted_by)
@@ -164,16 +191,15 @@ class SharedRound(Generic[MemberType]):
                 safely(self.decided, place, member)
             elif votes + self._outstanding < self._quorum:
                 self._leave(place)
-        if self._left_by and self.patience_s == float("inf"):
-            self.patience_s = self._context.clock.monotonic_s() + PATIENCE_S
 
     def _leave(self, place: int) -> None:
         safely(self.left, place, self._members.pop(place))
 
-    def granted_by(self, place: int) -> tuple[int, ...]:
-        """The slots of those that have granted this one so far."""
-        left_by = self._left_by.get(place, ())
-        return tuple(slot for slot in self._granted_by if slot not in left_by)
+    def votes(self, place: int | None = None) -> Votes:
+        """Who has granted this one so far, or one that nobody has left out."""
+        left_by = () if place is None else self._left_by.get(place, ())
+        slots = tuple([slot for slot in self._granted_by if slot not in left_by])
+        return Votes(slots, self._topology.names(slots), tuple(self._lost))
 
     def end(self) -> None:
         """All are decided or left: whatever still comes is ignored."""
@@ -194,9 +220,9 @@ class SharedRound(Generic[MemberType]):
             self.end()
 
     def hurry(self) -> None:
-        """What somebody left out, and others are slow to grant, does not wait for them: they may be paused."""
+        """What somebody did not grant, and others are slow to, does not wait for them: they may be paused."""
         self.patience_s = float("inf")
-        for place in [place for place in self._left_by if place in self._members]:
+        for place in [place for place in self._members if self._is_hedging or place in self._left_by]:
             self._leave(place)
         if not self._members:
             self.end()

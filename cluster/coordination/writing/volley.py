@@ -13,12 +13,13 @@ understand what went wrong.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import structlog
 
 from cluster.coordination.drive import Context
-from cluster.coordination.writing.shared_round import Gathering, Member, SharedRound
+from cluster.coordination.writing.shared_round import Gathering, Member, SharedRound, Votes
 from cluster.membership.topology import Topology
 from cluster.protocol.messages import Accept, PromisedMany, Taken, Volley
 from cluster.tasks import safely
@@ -45,59 +46,53 @@ class Shot(Member, Protocol):
         """It goes its own way; begun: the accept that was sent already."""
         ...
 
-    def chosen(self, accept: Accept, slots: tuple[int, ...], names: tuple[str, ...], is_prepared: bool) -> None:
-        """So many have it on disk; is_prepared: and have promised the next ballot."""
+    def chosen(self, accept: Accept, votes: Votes, is_prepared: bool) -> None:
+        """As many as it asked for have it on disk; is_prepared: and have promised the next ballot."""
         ...
 
-    def doubtful(self, accept: Accept, slots: tuple[int, ...]) -> None:
-        """Its deadline has passed, and too few replicas are known to have it: these."""
+    def doubtful(self, accept: Accept, votes: Votes) -> None:
+        """Its deadline has passed, and too few replicas are known to have it."""
         ...
 
 
 class Volleys:
     """Gathers the writes of one turn of the loop. Replicas decide them in the order in which they came."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, context: Context, kind: type[VolleyRound] | None = None) -> None:
+        self._context, self._kind = context, kind or VolleyRound
         self.add = Gathering(self._begin).add
 
     def _begin(self, shots: list[Shot], slots: tuple[int, ...], topology: Topology, quorum: int) -> None:
         """Whatever one of them raises, the others go: nobody else would ever begin them."""
         alive = self._context.roster.writable(slots)
-        volley = _UnderWay(self._context, alive, topology, quorum)
+        volley = self._kind(self._context, alive, topology, quorum)
         for shot in shots:
-            if shot.too_few(alive):
-                continue
-            accept = _straight(shot)
+            try:
+                if shot.too_few(alive):
+                    continue
+                accept = shot.straight_accept()
+            except Exception:  # of somebody's function (Compute): its own conversation has a deadline
+                log.exception("a change failed")
+                accept = None
             if accept is None:
                 safely(shot.converse)
                 continue
             if volley.bytes >= VOLLEY_BYTES_MAX:
                 safely(volley.begin)
-                volley = _UnderWay(self._context, alive, topology, quorum)
+                volley = self._kind(self._context, alive, topology, quorum)
             volley.add(shot, accept)
         if volley.accepts:
             safely(volley.begin)
 
 
-def _straight(shot: Shot) -> Accept | None:
-    try:
-        return shot.straight_accept()
-    except Exception:  # of somebody's function (Compute): its own conversation has a deadline
-        log.exception("a change failed")
-        return None
-
-
-class _UnderWay(SharedRound[Shot]):
+class VolleyRound(SharedRound[Shot]):
     """One volley, until all of it is chosen or left."""
 
-    __slots__ = ("_names", "_slots", "_unpromised", "accepts", "bytes")
+    __slots__ = ("_unpromised", "accepts", "bytes")
 
     def __init__(self, context: Context, asked: list[int], topology: Topology, quorum: int) -> None:
         super().__init__(context, asked, topology, quorum)
         self._unpromised: set[int] = set()
-        self._slots: tuple[int, ...] = ()
-        self._names: tuple[str, ...] = ()
         self.accepts: list[Accept] = []
         self.bytes = 0
         """About as many as it takes on the wire."""
@@ -116,16 +111,16 @@ class _UnderWay(SharedRound[Shot]):
         """See SharedRound."""
         assert type(answer) is Taken
         self._unpromised.update(answer.unpromised)
-        self._slots = tuple(self._granted_by)
-        self._names = self._topology.names(self._slots)
 
     def decided(self, place: int, member: Shot) -> None:
         """See SharedRound."""
-        slots, names = self._slots, self._names
-        if place in self._left_by:
-            slots = self.granted_by(place)
-            names = self._topology.names(slots)
-        member.chosen(self.accepts[place], slots, names, place not in self._unpromised)
+        member.chosen(self.accepts[place], self.votes(place), place not in self._unpromised)
+
+    def all_decided(self, members: Mapping[int, Shot]) -> None:
+        """See SharedRound."""
+        accepts, votes, unpromised = self.accepts, self.votes(), self._unpromised
+        for place, shot in members.items():
+            safely(shot.chosen, accepts[place], votes, place not in unpromised)
 
     def left(self, place: int, member: Shot) -> None:
         """See SharedRound."""
@@ -133,12 +128,19 @@ class _UnderWay(SharedRound[Shot]):
 
     def overdue(self, place: int, member: Shot) -> None:
         """See SharedRound."""
-        member.doubtful(self.accepts[place], self.granted_by(place))
+        member.doubtful(self.accepts[place], self.votes(place))
 
     def end(self) -> None:
         """See SharedRound. A slow replica's answer is still waited for elsewhere, and holds on to this."""
         super().end()
         self.accepts = []
+
+
+class HedgingRound(VolleyRound):
+    """One of writes whose conversations do without slow replicas."""
+
+    __slots__ = ()
+    hedges = True
 
 
 def _size(accept: Accept) -> int:

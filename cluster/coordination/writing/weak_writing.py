@@ -19,7 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cluster.coordination.drive import Context, Drive
-from cluster.coordination.writing.volley import Volleys
+from cluster.coordination.writing.shared_round import Votes
+from cluster.coordination.writing.volley import HedgingRound, Volleys
 from cluster.levels import Level
 from cluster.membership.placement import partition_of
 from cluster.membership.topology import Topology
@@ -58,7 +59,7 @@ class WeakWriter:
         self._context, self._replica, self._topology, self._own_slot = context, replica, topology, own_slot
         self._hints, self._keep_aside, self._clock_offset_max_s = hints, keep_aside, clock_offset_max_s
         self._under_way: dict[int, bytes] = {}
-        self._volleys = Volleys(context)
+        self._volleys = Volleys(context, HedgingRound)
 
     def begin(self, request: WriteRequest, deadline_s: float, on_outcome: Callable[[WriteOutcome], None]) -> None:
         """Writes; on_outcome follows exactly once, by the deadline."""
@@ -96,8 +97,11 @@ class _Shot:
         )
 
     def too_few(self, alive: list[int]) -> bool:
-        """Its own conversation has answers to that."""
-        return False
+        """Its own conversation has the answer to that."""
+        if len(alive) >= self.quorum:
+            return False
+        self._writing.start(bool(alive))
+        return True
 
     def straight_accept(self) -> Accept:
         """What it asks of the replicas."""
@@ -107,13 +111,13 @@ class _Shot:
         """It goes its own way."""
         self._writing.start(is_anybody_there=True)
 
-    def chosen(self, accept: Accept, slots: tuple[int, ...], names: tuple[str, ...], is_prepared: bool) -> None:
+    def chosen(self, accept: Accept, votes: Votes, is_prepared: bool) -> None:
         """These have it on disk, as many as were asked for."""
-        self._writing.taken_by(names)
+        self._writing.taken_by(votes)
 
-    def doubtful(self, accept: Accept, slots: tuple[int, ...]) -> None:
+    def doubtful(self, accept: Accept, votes: Votes) -> None:
         """Its time for replicas has passed."""
-        self._writing.fell_short_with(self.topology.names(slots))
+        self._writing.fell_short_with(votes)
 
 
 class _WeakWriting:
@@ -197,15 +201,19 @@ class _WeakWriting:
         self._write.may_be_applied = True
         return self._write.first_accept
 
-    def taken_by(self, names: tuple[str, ...]) -> None:
+    def taken_by(self, votes: Votes) -> None:
         """Enough of them took it with the first message."""
-        self._write.taken.update(names)
+        self._heard(votes)
         self._taken()
 
-    def fell_short_with(self, names: tuple[str, ...]) -> None:
+    def fell_short_with(self, votes: Votes) -> None:
         """Too few did, and there is no time to ask again."""
-        self._write.taken.update(names)
+        self._heard(votes)
         self._fell_short()
+
+    def _heard(self, votes: Votes) -> None:
+        self._write.taken.update(votes.names)
+        self._write.lost = list(votes.lost)
 
     def _ended(self, end: Taken | Stuck | Outrun) -> None:
         if isinstance(end, Taken):
