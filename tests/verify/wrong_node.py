@@ -81,7 +81,7 @@ class WrongNode:
             said = {name: value for name, value in answer.headers.items() if name.lower() not in HOP}
             passed = web.Response(status=answer.status, headers=said, body=await answer.read())
         if request.method == "GET" and answer.status == 200 and "/v1/kv/" in request.path:
-            self._old.setdefault(request.path, passed)
+            self._old.setdefault(request.path_qs, passed)
         if request.path.startswith("/v1/locks/"):
             self._note_lock(request, passed)
         return passed
@@ -94,7 +94,7 @@ class WrongNode:
                 return self._written
             case "lost-element" if is_kv and request.method == "PUT" and "/set/" in request.path:
                 return self._written
-            case "stale-read" if is_kv and request.method == "GET" and request.path in self._old:
+            case "stale-read" if is_kv and request.method == "GET" and request.path_qs in self._old:
                 return self._as_it_was
             case "two-winners" if request.path.startswith("/v1/votes/") and request.method == "POST":
                 return self._won
@@ -103,8 +103,8 @@ class WrongNode:
         return None
 
     def _as_it_was(self, request: web.BaseRequest, body: bytes) -> web.Response:
-        """What somebody read there first."""
-        old = self._old[request.path]
+        """What somebody read there first, at that level."""
+        old = self._old[request.path_qs]
         return web.Response(status=old.status, headers=old.headers, body=old.body)
 
     def _won(self, request: web.BaseRequest, body: bytes) -> web.Response:
