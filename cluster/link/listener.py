@@ -260,10 +260,11 @@ class _Connection(FramedConnection):
 
 
 def _size(reply: Reply) -> int:
+    if type(reply) is Forwarded:
+        settled = reply.outcome.record if type(reply.outcome) is Settled else None
+        return MESSAGE_OVERHEAD_BYTES + _value_bytes(settled)
     if type(reply) is Held or type(reply) is Promised:
         return MESSAGE_OVERHEAD_BYTES + _value_bytes(reply.record)
-    if type(reply) is Forwarded and type(reply.outcome) is Settled:
-        return MESSAGE_OVERHEAD_BYTES + _value_bytes(reply.outcome.record)
     if type(reply) is WrongEpoch:
         return MESSAGE_OVERHEAD_BYTES + len(reply.topology)
     return SCAN_VALUE_BYTES_MAX if type(reply) is Scanned else MESSAGE_OVERHEAD_BYTES

@@ -76,7 +76,12 @@ class RecordCache:
 
         digest: of the new record, if it is known.
         """
-        size = _size(key, state)
+        size = ENTRY_OVERHEAD_BYTES + len(key)  # _size(), written out: three times a put
+        if (record := state.record) is not None:
+            if record.value is not None:
+                size += len(record.value)
+            if record.fences is not None:
+                size += FENCE_BYTES * len(record.fences)
         if size != entry.size:
             self.size_bytes += size - entry.size
             entry.size = size

@@ -222,7 +222,8 @@ class Replica:
         return decision
 
     def _write(self, key: bytes, entry: Entry | None, before: Record | None, decision: Decision) -> int:
-        """Puts what was decided into memory and into the next commit; the ticket of that.
+        """Puts what was decided into memory and into the next commit; the ticket of that. The hash tree follows the
+        record: its ballot, and its fences, which may change under the same ballot.
 
         entry: what the cache has just given of the key, where it is there and shows the record `before`.
         """
@@ -232,7 +233,11 @@ class Replica:
         ticket = self._commits.put(key, state)
         digest = None if entry is None else entry.digest
         if state.record is not before:
-            digest = self._exchange(key, entry, before, state.record)
+            was = digest if digest is not None else digest_of_record(key, before)
+            digest = digest_of_record(key, state.record)
+            if digest != was:
+                place = hash_of(key) if entry is None else entry.place
+                self._commits.set_leaf(*self._trees.exchange(place, was, digest))
         if entry is None:
             self._cache.put(key, state, ticket)
             self._cache.shrink(self._commits.committed)
@@ -243,19 +248,9 @@ class Replica:
             self._commits.when(ticket, partial(self._on_kept_aside, key, decision.displaced))
         return ticket
 
-    def _exchange(self, key: bytes, entry: Entry | None, before: Record | None, after: Record | None) -> int:
-        """The hash tree follows the record: its ballot, and its fences, which may change under the same ballot.
-
-        The digest of what it is now. entry: as in _write; it knows what else is worked out.
-        """
-        was = None if entry is None else entry.digest
-        if was is None:
-            was = digest_of_record(key, before)
-        digest = digest_of_record(key, after)
-        if digest != was:
-            place = hash_of(key) if entry is None else entry.place
-            self._commits.set_leaf(*self._trees.exchange(place, was, digest))
-        return digest
+    def _gone(self, key: bytes, record: Record) -> None:
+        """The hash tree follows: a record is dropped, and nothing takes its place."""
+        self._commits.set_leaf(*self._trees.exchange(hash_of(key), digest_of_record(key, record), 0))
 
     def _reply(self, ticket: int, respond: Respond, token: int, reply: Reply) -> None:
         if ticket <= self._commits.committed:
@@ -356,7 +351,7 @@ class Replica:
                 self._cache.remove(key)
                 self._commits.drop(key)
                 if state.record is not None:
-                    self._exchange(key, None, state.record, None)
+                    self._gone(key, state.record)
 
     def exclude(self, key: bytes, reason: str) -> None:
         """From now on this replica takes no part for the key: what it holds of it is damaged."""
@@ -450,7 +445,7 @@ class Replica:
         absent = self._marks.put_on(key, _NOTHING)
         self._cache.put(key, absent, self._commits.drop(key))
         if found.record is not None:
-            self._exchange(key, None, found.record, None)
+            self._gone(key, found.record)
         return absent
 
     def _forget_absent(self, states: Mapping[bytes, ReplicaState]) -> None:
