@@ -42,6 +42,9 @@ class Straight(Proposer):
         self.sent = accept.record.origin
         # As a replica that leaves it out ends the waiting, whatever others say: sometimes at the first that grants it.
         enough = 1 if (accept.record.ballot >> SLOT_BITS) % 3 == 0 else self.majority
+        return (yield from self._send(accept, enough))
+
+    def _send(self, accept: Accept, enough: int) -> Steps:
         answers = yield Ask(accept, enough)
         took = [(slot, answer) for slot, answer in answers if isinstance(answer, Accepted)]
         if len(took) < self.majority:
@@ -69,13 +72,7 @@ class First(Straight):
         assert isinstance(change, Put)
         accept = accept_after_promises(self.key, change, ballot, self._tick)
         self.sent = accept.record.origin
-        answers = yield Ask(accept, self.majority)
-        took = [(slot, answer) for slot, answer in answers if isinstance(answer, Accepted)]
-        if len(took) < self.majority:
-            return (yield from self.carry_on(accept))
-        if all(answer.promised_next for _, answer in took):
-            self._prepared.put(self.key, accept.next_ballot, accept.record)
-        return Chosen(accept.record, tuple(slot for slot, _ in took))
+        return (yield from self._send(accept, self.majority))
 
     def is_plain_put(self, change: Change | Compute) -> bool:
         return is_plain_put(change)

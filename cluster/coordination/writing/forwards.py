@@ -6,7 +6,7 @@ done with it: whoever asked has told its client by then that nobody knows, and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from cluster.clock import Clock
@@ -31,31 +31,21 @@ class Forwards:
 
     def handle(self, forward: Forward, age_ms: int, respond: Respond, token: int) -> None:
         """Proposes the change."""
-        left_s = (forward.budget_ms - age_ms) / 1000
-        reason = self._why_not(left_s, (forward.key,))
-        if reason is not None:
-            respond(token, Unfit(reason))
+        began_s, left_s = self._now_s(), (forward.budget_ms - age_ms) / 1000
+        if (refusal := self._refusal(began_s, left_s, (forward.key,))) is not None:
+            respond(token, refusal)
             return
-        began_s, admission = self._now_s(), self.admission
-        if (refusal := self._too_late(began_s, left_s, 1)) is not None:
-            respond(token, Forwarded(refusal))
-            return
-        admission.begin()
+        self.admission.begin()
         ended = partial(self._ended, began_s, respond, token)
         self._primary.submit(forward.key, forward.change, forward.needed, began_s + left_s, ended)
 
     def handle_many(self, forward: ForwardMany, age_ms: int, respond: Respond, token: int) -> None:
         """Proposes each of the puts for itself, and answers each when it has ended."""
-        left_s, count = (forward.budget_ms - age_ms) / 1000, len(forward.puts)
-        reason = self._why_not(left_s, [key for key, _ in forward.puts])
-        began_s = self._now_s()
-        refusal: Reply | None = Unfit(reason) if reason is not None else None
-        if refusal is None and (overloaded := self._too_late(began_s, left_s, count)) is not None:
-            refusal = Forwarded(overloaded)
-        if refusal is not None:
+        began_s, left_s = self._now_s(), (forward.budget_ms - age_ms) / 1000
+        if (refusal := self._refusal(began_s, left_s, [key for key, _ in forward.puts])) is not None:
             refuse(forward, refusal, respond, token)
             return
-        self.admission.begin(count)
+        self.admission.begin(len(forward.puts))
         submit, needed = self._primary.submit, forward.needed
         for place, (key, put) in enumerate(forward.puts):
             submit(key, put, needed, began_s + left_s, partial(self._ended, began_s, respond, token + place))
@@ -65,20 +55,18 @@ class Forwards:
         self.admission.end(self._now_s() - began_s, kind is Written, is_late=kind is Unknown)
         respond(token, Forwarded(outcome))
 
-    def _why_not(self, left_s: float, keys: Iterable[bytes]) -> str | None:
+    def _refusal(self, now_s: float, left_s: float, keys: Sequence[bytes]) -> Reply | None:
+        """What is said of changes of these keys that are not begun; None where they are to be."""
         if left_s <= 0:
-            return "its time was used up when it arrived"
-        reason = self._fitness.why_no_writes() if self._fitness.bars else None
-        if reason is None:
-            replicas_of = self._topology().replicas_of
-            for key in keys:
-                if self._own_slot not in replicas_of(key):
-                    return "this node holds no replica of the key"
-        return reason
-
-    def _too_late(self, now_s: float, left_s: float, count: int) -> Overloaded | None:
+            return Unfit("its time was used up when it arrived")
+        if self._fitness.bars and (reason := self._fitness.why_no_writes()) is not None:
+            return Unfit(reason)
+        replicas_of = self._topology().replicas_of
+        for key in keys:
+            if self._own_slot not in replicas_of(key):
+                return Unfit("this node holds no replica of the key")
         self.admission.look(now_s)
         if self.admission.can_make(left_s):
             return None
-        self.admission.refused += count
-        return Overloaded(self.admission.expected_s())
+        self.admission.refused += len(keys)
+        return Forwarded(Overloaded(self.admission.expected_s()))

@@ -100,7 +100,7 @@ class _Shot:
         """Its own conversation has the answer to that."""
         if len(alive) >= self.quorum:
             return False
-        self._writing.start(bool(alive))
+        self._writing.start_with(alive)
         return True
 
     def straight_accept(self) -> Accept:
@@ -185,6 +185,15 @@ class _WeakWriting:
             return
         context, key = self._writer._context, self._request.key
         Drive(context, key, self._write.run(), self._slots, self.decided_s, self._ended, self._fell_short).start()
+
+    def start_with(self, alive: list[int]) -> None:
+        """The same where others may have gone since it was taken on; nothing of it was sent."""
+        needed = self._request.needed
+        if len(alive) < needed and not self._is_hintable:
+            self._release()
+            self._tell(Unavailable(needed, len(alive), self._topology.names(alive)))
+        else:
+            self.start(bool(alive))
 
     @property
     def decided_s(self) -> float:
